@@ -1,0 +1,198 @@
+"""Multi-head attention with relative positions, over the segment, its memory, and for the memory ahead.
+
+Projections and biases around two calls of ``ops.attend``. Letters as in ``ops.py`` and ``positions.py``.
+"""
+
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import ops
+from .buffers import Buffer
+from .ops import Attention
+from .positions import AheadPlan, Plan, align
+
+
+class Cache:
+    """Keys and values of an open segment, for decoding: those of the memory, then one by one its own.
+
+    ``distances`` [S, H * d] are the projected encodings, which depend on weights alone.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.keys, self.values = Buffer(room, dim=2), Buffer(room, dim=2)  # [B, H, room, d]
+        self.distances: Optional[Tensor] = None
+
+    def select(self, order: Tensor) -> None:
+        """Streams in another order."""
+        self.keys.select(order)
+        self.values.select(order)
+
+
+class Biases(nn.Module):
+    """The vectors per head that all layers share: u (content) and w (position), for both directions.
+
+    ``disentangled`` has w_left and w_right, ``disentangled-v2`` splits u too, ``transformer-xl`` uses w_left
+    and u in both directions, ``absolute`` has none (LaMemo, section 3.3).
+    """
+
+    def __init__(self, encoding: str, looks_ahead: bool, heads: int, head_dim: int) -> None:
+        super().__init__()
+
+        def vector(wanted: bool) -> Optional[nn.Parameter]:
+            return nn.Parameter(torch.empty(heads, head_dim)) if wanted else None
+
+        split = looks_ahead and encoding.startswith("disentangled")
+        self.content = vector(encoding != "absolute")
+        self.position = vector(encoding != "absolute")
+        self.position_right = vector(split)
+        self.content_right = vector(split and encoding == "disentangled-v2")
+
+    def left(self) -> "tuple[Optional[Tensor], Optional[Tensor]]":
+        """(content, position) vectors [H, d] towards the past."""
+        return self.content, self.position
+
+    def right(self) -> "tuple[Optional[Tensor], Optional[Tensor]]":
+        """(content, position) vectors [H, d] towards the future."""
+        content = self.content if self.content_right is None else self.content_right
+        position = self.position if self.position_right is None else self.position_right
+        return content, position
+
+
+class Mixed(NamedTuple):
+    """``rows`` [B, M' + N, D], M' = M where the memory looked ahead and else 0; ``kept`` for the memory."""
+
+    rows: Tensor
+    kept: Optional[Attention]
+    alpha: Optional[Tensor]
+
+
+class RelativeAttention(nn.Module):
+    """One layer's attention.
+
+    Args:
+        dim: D.
+        heads: H.
+        head_dim: d.
+        dropout: on attention weights.
+        relative: project encodings of distances (False with absolute positions).
+    """
+
+    def __init__(self, dim: int, heads: int, head_dim: int, dropout: float, relative: bool) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.dropout = heads, head_dim, dropout
+        width = heads * head_dim
+        self.q_proj = nn.Linear(dim, width, bias=False)
+        self.kv_proj = nn.Linear(dim, 2 * width, bias=False)
+        self.r_proj = nn.Linear(dim, width, bias=False) if relative else None
+        self.out_proj = nn.Linear(width, dim, bias=False)
+
+    def forward(
+        self,
+        h: Tensor,
+        memory: int,
+        plan: Plan,
+        biases: Biases,
+        *,
+        carried: Optional[Attention] = None,
+        want_lse: bool = False,
+        cache: Optional[Cache] = None,
+    ) -> Mixed:
+        """Attends from the current tokens and, where attention is ``carried``, from the memory ahead.
+
+        Args:
+            h: [B, M + N, D], ``memory`` = M rows of it older than the segment. In a further chunk of an open
+                segment M is 0, and what came before stands in ``cache``.
+            plan: distances and visibility of this segment.
+            biases: shared vectors.
+            carried: what the memory rows gathered before; None where they are only read.
+            want_lse: keep the outputs with their log-sum-exps.
+            cache: keys and values of an open segment.
+        """
+        keys, values = self.kv_proj(h).chunk(2, dim=-1)
+        keys, values = self.split(keys), self.split(values)
+        if cache is not None:
+            keys, values = cache.keys.append(keys), cache.values.append(values)
+        distances = self.project_distances(plan, cache)
+        first = memory if carried is None else 0
+        queries = self.split(self.q_proj(h[:, first:])) * self.head_dim**-0.5
+        current = queries[:, :, memory - first :]
+
+        dropout = self.dropout if self.training else 0.0
+        scores = self.causal_scores(current, keys, distances, plan, biases)
+        left = ops.attend(scores, values, dropout=dropout, want_lse=want_lse)
+        output, lse, alpha = left.output, left.lse, None
+        if carried is not None and memory > 0:
+            assert plan.ahead is not None and lse is not None and distances is not None
+            span = slice(memory - plan.ahead.keys + 1, memory + 1)
+            scores = self.ahead_scores(queries[:, :, :memory], keys[:, :, span], distances, plan.ahead, biases)
+            right = ops.attend(scores, values[:, :, span], carried=carried, dropout=dropout, want_lse=True)
+            assert right.lse is not None
+            output = torch.cat([right.output, output], dim=2)
+            lse, alpha = torch.cat([right.lse, lse], dim=2), right.alpha
+        rows = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
+        kept = None if lse is None else Attention(output.detach(), lse)
+        return Mixed(rows, kept, alpha)
+
+    def split(self, rows: Tensor) -> Tensor:
+        """[B, n, H * d] -> [B, H, n, d]."""
+        return rows.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+
+    def project_distances(self, plan: Plan, cache: Optional[Cache]) -> Optional[Tensor]:
+        """Encodings of distances as this layer sees them, R [S, H * d], or None."""
+        if self.r_proj is None:
+            return None
+        if cache is not None and cache.distances is not None:
+            return cache.distances
+        assert plan.encodings is not None
+        projected = self.r_proj(plan.encodings)
+        if cache is not None:
+            cache.distances = projected
+        return projected
+
+    def causal_scores(
+        self, queries: Tensor, keys: Tensor, distances: Optional[Tensor], plan: Plan, biases: Biases
+    ) -> Tensor:
+        """(q + u)·k + (q + w_left)·R of the distance to the left: [B, H, N, T], hidden keys ``-inf``.
+
+        Scores of Transformer-XL (arXiv 1901.02860, section 3.3), which LaMemo keeps for the past.
+        """
+        content, position = biases.left()
+        scores = self.biased(queries, content) @ keys.transpose(-2, -1)
+        if distances is not None:
+            R = distances[plan.causal].unflatten(-1, (self.heads, self.head_dim))  # [T + 1, H, d]
+            B, H, N, d = queries.shape
+            q = self.biased(queries, position).transpose(0, 1).reshape(H, B * N, d)
+            products = torch.bmm(q, R.permute(1, 2, 0))  # [H, B * N, T + 1]: one R serves all streams
+            scores += align(products.view(H, B, N, -1)).transpose(0, 1)
+        scores += plan.hidden
+        return scores
+
+    def ahead_scores(
+        self, queries: Tensor, keys: Tensor, distances: Tensor, ahead: AheadPlan, biases: Biases
+    ) -> Tensor:
+        """(q + u)·k + (q + w_right)·R of the distance to the right: [B, H, M, K], hidden keys ``-inf``.
+
+        Rows go in blocks of C, each against C + K distances, so that cost and space grow with M·K, not M·M
+        (LaMemo, section 3.1).
+        """
+        content, position = biases.right()
+        B, H, M, d = queries.shape
+        blocks, columns = ahead.index.shape
+        C = columns - ahead.keys
+        padded = F.pad(queries, (0, 0, 0, blocks * C - M))  # [B, H, blocks * C, d]
+        products = self.biased(padded, content) @ keys.transpose(-2, -1)
+        R = distances.index_select(0, ahead.index.flatten())  # [blocks * (C + K), H * d]
+        R = R.view(blocks, columns, H, d).permute(2, 0, 3, 1)  # [H, blocks, d, C + K]
+        q = self.biased(padded, position).unflatten(2, (blocks, C))  # [B, H, blocks, C, d]
+        q = q.permute(1, 2, 0, 3, 4).reshape(H * blocks, B * C, d)
+        relative = torch.bmm(q, R.reshape(H * blocks, d, columns)).view(H, blocks, B, C, columns)
+        relative = align(relative)[..., : ahead.keys].permute(2, 0, 1, 3, 4)  # [B, H, blocks, C, K]
+        scores = (products.unflatten(2, (blocks, C)) + relative).flatten(2, 3)[:, :, :M]
+        return scores + ahead.hidden
+
+    def biased(self, queries: Tensor, bias: Optional[Tensor]) -> Tensor:
+        """Scaled queries [B, H, n, d] plus a vector per head, scaled alike."""
+        return queries if bias is None else queries + (bias * self.head_dim**-0.5)[:, None]

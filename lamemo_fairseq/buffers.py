@@ -1,0 +1,40 @@
+"""Room that is allocated once and filled from the front, for decoding."""
+
+from typing import Optional
+
+from torch import Tensor
+
+
+class Buffer:
+    """A tensor that grows along one dimension without being copied.
+
+    Args:
+        room: rows it can hold.
+        dim: the dimension that grows; the first is the stream's.
+    """
+
+    def __init__(self, room: int, dim: int) -> None:
+        self.room, self.dim, self.length = room, dim, 0
+        self.tensor: Optional[Tensor] = None
+
+    def append(self, rows: Tensor) -> Tensor:
+        """Takes in ``rows``; returns everything so far, as a view."""
+        if self.tensor is None:
+            shape = list(rows.shape)
+            shape[self.dim] = self.room
+            self.tensor = rows.new_empty(shape)
+        count = rows.size(self.dim)
+        assert self.length + count <= self.room
+        self.tensor.narrow(self.dim, self.length, count).copy_(rows)
+        self.length += count
+        return self.tensor.narrow(self.dim, 0, self.length)
+
+    def filled(self) -> Tensor:
+        """Everything so far, as a view."""
+        assert self.tensor is not None
+        return self.tensor.narrow(self.dim, 0, self.length)
+
+    def select(self, order: Tensor) -> None:
+        """Streams in another order: ``order`` [B'] of stream numbers."""
+        if self.tensor is not None:
+            self.tensor = self.tensor.index_select(0, order)

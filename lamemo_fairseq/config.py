@@ -1,0 +1,146 @@
+"""The flags of the model and of the task, and what must hold between them. No tensors here."""
+
+from dataclasses import dataclass, field
+from typing import Dict, Optional, Tuple
+
+from fairseq.data.indexed_dataset import get_available_dataset_impl
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import II
+
+from .errors import UsageError
+
+# The encodings that each memory kind can use, the default first.
+ENCODINGS: Dict[str, Tuple[str, ...]] = {
+    "lookahead": ("disentangled", "disentangled-v2", "transformer-xl"),
+    "recurrence": ("transformer-xl",),
+    "none": ("absolute", "transformer-xl"),
+}
+
+# Choices are made at run time, as fairseq wants them; a type checker cannot follow.
+MEMORY_TYPES = ChoiceEnum(list(ENCODINGS))
+POSITION_ENCODINGS = ChoiceEnum(["disentangled", "disentangled-v2", "transformer-xl", "absolute"])
+LOOK_AHEADS = ChoiceEnum(["incremental", "full"])
+DATASET_IMPLS = ChoiceEnum(get_available_dataset_impl())
+
+
+@dataclass
+class LaMemoConfig(FairseqDataclass):
+    """Flags of ``--arch lamemo_lm``."""
+
+    memory_type: MEMORY_TYPES = field(  # type: ignore[valid-type]
+        default="lookahead", metadata={"help": "what is kept of earlier segments"}
+    )
+    position_encoding: Optional[POSITION_ENCODINGS] = field(  # type: ignore[valid-type]
+        default=None,
+        metadata={
+            "help": "how distances enter attention (default: disentangled for lookahead, transformer-xl "
+            "for recurrence, absolute for none)"
+        },
+    )
+    look_ahead: LOOK_AHEADS = field(  # type: ignore[valid-type]
+        default="incremental",
+        metadata={
+            "help": "keys of the memory's look-ahead: those not yet seen, or 'full': all that entered last, "
+            "on both sides"
+        },
+    )
+    mem_len: int = field(default=128, metadata={"help": "tokens of earlier segments that are kept"})
+    clamp_len: int = field(default=-1, metadata={"help": "encode distances above this as this (-1: no limit)"})
+    same_length: bool = field(default=False, metadata={"help": "every token attends to equally many others (mem-len)"})
+    decoder_layers: int = field(default=6, metadata={"help": "layers"})
+    decoder_embed_dim: int = field(default=512, metadata={"help": "width of the model"})
+    decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width of the feed-forward"})
+    decoder_attention_heads: int = field(default=8, metadata={"help": "attention heads"})
+    decoder_head_dim: Optional[int] = field(
+        default=None, metadata={"help": "width of a head (default: embed-dim / heads)"}
+    )
+    decoder_normalize_before: bool = field(
+        default=False, metadata={"help": "layer norm before the projections (pre-norm)"}
+    )
+    dropout: float = field(default=0.1, metadata={"help": "dropout on states and positions"})
+    attention_dropout: float = field(default=0.0, metadata={"help": "dropout on attention weights"})
+    checkpoint_activations: bool = field(
+        default=False, metadata={"help": "recompute layers in the backward pass, to save memory"}
+    )
+
+    @property
+    def encoding(self) -> str:
+        """The position encoding, with the kind's own as default."""
+        chosen = self.position_encoding
+        return ENCODINGS[str(self.memory_type)][0] if chosen is None else str(chosen)
+
+    @property
+    def head_dim(self) -> int:
+        """d, the width of a head."""
+        if self.decoder_head_dim is not None:
+            return self.decoder_head_dim
+        return self.decoder_embed_dim // self.decoder_attention_heads
+
+    def check(self) -> None:
+        """Raises ``UsageError`` where flags contradict each other, or make no model."""
+        for name in ("decoder_layers", "decoder_embed_dim", "decoder_ffn_embed_dim"):
+            at_least(name, getattr(self, name), 1)
+        at_least("decoder_attention_heads", self.decoder_attention_heads, 1)
+        at_least("mem_len", self.mem_len, 0)
+        if self.decoder_head_dim is not None:
+            at_least("decoder_head_dim", self.decoder_head_dim, 1)
+        elif self.decoder_embed_dim % self.decoder_attention_heads:
+            raise UsageError(
+                f"--decoder-embed-dim {self.decoder_embed_dim} is not divisible by "
+                f"--decoder-attention-heads {self.decoder_attention_heads}: choose a divisor, or give "
+                "--decoder-head-dim"
+            )
+        if self.decoder_embed_dim % 2:
+            raise UsageError(
+                f"--decoder-embed-dim {self.decoder_embed_dim} is odd, but sinusoids come in pairs: "
+                "choose an even width"
+            )
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} {getattr(self, name)} is not in [0, 1): choose e.g. 0.1")
+        allowed = ENCODINGS[str(self.memory_type)]
+        if self.encoding not in allowed:
+            raise UsageError(
+                f"--position-encoding {self.encoding} cannot be used with --memory-type "
+                f"{self.memory_type}: choose {' or '.join(allowed)}"
+            )
+        if str(self.look_ahead) == "full" and str(self.memory_type) != "lookahead":
+            raise UsageError(
+                f"--look-ahead full needs a memory that looks ahead, not --memory-type {self.memory_type}: "
+                "leave it out, or choose --memory-type lookahead"
+            )
+        if self.clamp_len == 0 or self.clamp_len < -1:
+            raise UsageError(f"--clamp-len {self.clamp_len} is no distance: choose 1 or more, or -1 for none")
+        if self.same_length and self.mem_len == 0:
+            raise UsageError("--same-length with --mem-len 0 leaves nothing to see: raise --mem-len")
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    """Raises ``UsageError`` where the flag's value is too small."""
+    if value < least:
+        flag = name.replace("_", "-")
+        raise UsageError(f"--{flag} {value} is too small: choose {least} or more")
+
+
+@dataclass
+class MemoryLanguageModelingConfig(FairseqDataclass):
+    """Flags of ``--task memory_language_modeling``."""
+
+    data: Optional[str] = field(
+        default=None,
+        metadata={"help": "directory that fairseq-preprocess made; several, joined by colons, take turns"},
+    )
+    tokens_per_sample: int = field(default=128, metadata={"help": "tokens in a segment, per stream"})
+    random_offset: bool = field(
+        default=False,
+        metadata={"help": "each training epoch begins at another place of the text, drawn from the seed"},
+    )
+    seed: int = II("common.seed")
+    batch_size: Optional[int] = II("dataset.batch_size")
+    batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
+    dataset_impl: Optional[DATASET_IMPLS] = II("dataset.dataset_impl")  # type: ignore[valid-type]
+
+    def check(self) -> None:
+        """Raises ``UsageError`` where a value makes no task."""
+        at_least("tokens_per_sample", self.tokens_per_sample, 1)

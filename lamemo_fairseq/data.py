@@ -1,0 +1,224 @@
+"""Ordered streams of text: cut, shift, pad, collate. Knows no task and no model.
+
+A split is one long text of ``total`` tokens. It is cut into rows of equal length, read side by side, segment by
+segment. Every token is a target exactly once; the source is the text shifted by one behind ``</s>``.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+import torch
+from fairseq.data import FairseqDataset
+from torch import Tensor
+
+
+class Text(FairseqDataset):
+    """A split as one text.
+
+    Args:
+        sentences: an indexed dataset as ``fairseq-preprocess`` makes it, a line per item.
+        name: the split's name.
+    """
+
+    def __init__(self, sentences: Any, name: str) -> None:
+        self.sentences, self.name = sentences, name
+        self.ends = np.cumsum(np.asarray(sentences.sizes, dtype=np.int64))  # [lines]
+
+    @property
+    def total(self) -> int:
+        """Tokens in the split."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.sentences[index]
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sentences.sizes[index])
+
+    size = num_tokens
+
+    def span(self, start: int, end: int) -> Tensor:
+        """Tokens ``start`` to ``end`` - 1 of the text, [end - start] int64."""
+        if start >= end:
+            return torch.empty(0, dtype=torch.long)
+        first, last = np.searchsorted(self.ends, [start, end - 1], side="right")
+        before = int(self.ends[first - 1]) if first > 0 else 0
+        lines = [self.sentences[line] for line in range(first, last + 1)]
+        return torch.cat(lines)[start - before : end - before].long()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a text of ``total`` tokens is laid out in rows and segments.
+
+    Attributes:
+        total: tokens in the text.
+        rows: rows over all ranks; each holds ceil(total / rows) tokens, the last ones what is left.
+        cuts: where segments end, in tokens from a row's beginning, 0 first.
+        context: tokens before a segment that it reads once more, without scoring them (``--context-window``).
+        warmup: tokens before a row's own that it reads first, without scoring them.
+        offset: rotation of the text (``--random-offset``).
+    """
+
+    total: int
+    rows: int
+    cuts: Sequence[int]
+    context: int = 0
+    warmup: int = 0
+    offset: int = 0
+
+    @staticmethod
+    def even(total: int, rows: int, tokens: int, context: int = 0, warmup: int = 0, offset: int = 0) -> "Layout":
+        """Segments of ``tokens`` new tokens each."""
+        longest = Layout(total, rows, (0,), context, warmup, offset).longest
+        cuts = range(0, longest + tokens, tokens)
+        return Layout(total, rows, cuts, context, warmup, offset)
+
+    @property
+    def share(self) -> int:
+        """Tokens that a full row scores."""
+        return -(-self.total // self.rows)
+
+    def scored(self, row: int) -> "tuple[int, int]":
+        """First and last-but-one token that ``row`` scores."""
+        return min(row * self.share, self.total), min((row + 1) * self.share, self.total)
+
+    def begin(self, row: int) -> int:
+        """First token that ``row`` reads."""
+        return max(0, self.scored(row)[0] - self.warmup)
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the longest row reads, warm-up included."""
+        # Only the first rows can lack room for a warm-up, and only the last can be short.
+        rows = {0, min(self.rows - 1, -(-self.warmup // max(1, self.share))), self.rows - 1}
+        return max(self.scored(row)[1] - self.begin(row) for row in rows)
+
+    @property
+    def segments(self) -> int:
+        """Segments in a row."""
+        return len(self.cuts) - 1
+
+    def start(self, segment: int) -> int:
+        """First token that ``segment`` reads, context included, from its row's beginning."""
+        return max(0, self.cuts[segment] - self.context)
+
+    def columns(self, segment: int) -> int:
+        """Tokens that ``segment`` reads: as many on every rank, rows that ended are padded."""
+        return min(self.cuts[segment + 1], self.longest) - self.start(segment)
+
+    def advance(self, segment: int) -> int:
+        """Tokens of ``segment`` that enter the memory: those that do not come again as context."""
+        if segment + 1 == self.segments:
+            return self.columns(segment)
+        return self.start(segment + 1) - self.start(segment)
+
+
+class Segments(FairseqDataset):
+    """The segments of a text in a layout. Item ``segment * rows + row``; keeps no state.
+
+    Args:
+        text: the split.
+        layout: its rows and segments.
+        pad: fills rows that ended.
+        eos: source of the text's first token.
+    """
+
+    def __init__(self, text: Text, layout: Layout, pad: int, eos: int) -> None:
+        self.text, self.layout, self.pad, self.eos = text, layout, pad, eos
+
+    def __len__(self) -> int:
+        return self.layout.segments * self.layout.rows
+
+    def num_tokens(self, index: int) -> int:
+        return self.layout.columns(index // self.layout.rows)
+
+    size = num_tokens
+
+    def span(self, start: int, end: int) -> Tensor:
+        """Tokens of the rotated text, [end - start]."""
+        total, offset = self.layout.total, self.layout.offset
+        start, end = start + offset, end + offset
+        if start >= total:
+            return self.text.span(start - total, end - total)
+        if end <= total:
+            return self.text.span(start, end)
+        return torch.cat([self.text.span(start, total), self.text.span(0, end - total)])
+
+    def __getitem__(self, index: int) -> Dict[str, Any]:
+        layout = self.layout
+        segment, row = divmod(index, layout.rows)
+        begin, (scored, end) = layout.begin(row), layout.scored(row)
+        first = min(begin + layout.start(segment), end)
+        last = min(begin + layout.cuts[segment + 1], end)
+        # Both sides come from one piece of text that begins a token early.
+        early = max(0, first - 1)
+        piece = self.span(early, last)
+        target = piece[first - early :]
+        source = target.clone()
+        source[1:] = target[:-1]
+        if len(source):
+            source[0] = piece[0] if first > 0 else self.eos
+            beginning = (layout.total - layout.offset) % layout.total  # where the text itself begins
+            if first <= beginning < last:
+                source[beginning - first] = self.eos
+        unscored = max(scored, begin + layout.cuts[segment]) - first
+        return {
+            "id": index,
+            "segment": segment,
+            "source": source,
+            "target": target,
+            "unscored": min(max(0, unscored), len(target)),
+        }
+
+    def collater(self, samples: List[Dict[str, Any]]) -> Dict[str, Any]:
+        """A batch: the same segment of several rows.
+
+        ``target`` holds the padding symbol where nothing is scored; what is scored is one run per row that
+        begins at ``start_indices``.
+        """
+        if not samples:
+            return {}
+        segment = samples[0]["segment"]
+        columns = self.layout.columns(segment)
+        sources = torch.full((len(samples), columns), self.pad)
+        targets = torch.full((len(samples), columns), self.pad)
+        for row, sample in enumerate(samples):
+            length, unscored = len(sample["source"]), sample["unscored"]
+            sources[row, :length] = sample["source"]
+            targets[row, unscored:length] = sample["target"][unscored:]
+        return {
+            "id": torch.tensor([sample["id"] for sample in samples]),
+            "nsentences": len(samples),
+            "ntokens": sum(len(s["target"]) - s["unscored"] for s in samples),
+            "net_input": {
+                "src_tokens": sources,
+                "src_lengths": torch.tensor([len(sample["source"]) for sample in samples]),
+                "segment": segment,
+                "advance": self.layout.advance(segment),
+            },
+            "target": targets,
+            "start_indices": [sample["unscored"] for sample in samples],
+            "stream": self.text.name,
+        }
+
+    def batches(self, rows: int, ranks: int) -> List[List[int]]:
+        """Item numbers per batch, in the order in which fairseq deals them out to ``ranks`` in turn."""
+        assert rows * ranks == self.layout.rows
+        return [list(range(first, first + rows)) for first in range(0, len(self), rows)]
+
+
+def rotation(total: int, seed: int, epoch: int) -> int:
+    """The offset of an epoch, drawn from ``seed``: the same on every rank."""
+    return int(np.random.default_rng([seed, epoch]).integers(total))
+
+
+def rows_for(batch_size: Optional[int], max_tokens: Optional[int], tokens: int) -> int:
+    """Rows per rank: the batch size, or as many segments as ``max_tokens`` allows."""
+    if batch_size is not None:
+        return batch_size
+    return 1 if max_tokens is None else max(1, max_tokens // tokens)

@@ -1,0 +1,257 @@
+"""The decoder: embeddings, layers, output layer, and how a segment continues from a memory.
+
+Letters as in ``ops.py``. Fairseq calls it in three ways: with a stream whose memory the segment continues
+(training, scoring), with an incremental state (generation), or with neither (one block, no memory).
+"""
+
+from dataclasses import replace
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from fairseq.data import Dictionary
+from fairseq.models import FairseqIncrementalDecoder
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .attention import Biases, RelativeAttention
+from .config import LaMemoConfig
+from .incremental import OpenSegment
+from .layer import Layer
+from .memory import KINDS, MemoryState, Recall, SegmentRecord
+from .ops import softmax_dtype
+from .positions import Plan, Positions
+from .streams import Stream
+
+STATE_KEY = "lamemo"
+
+
+class Pass(NamedTuple):
+    """One way up the layers: ``top`` [B, N, D], what the memory may take in, and alphas [layers][B, H, M]."""
+
+    top: Tensor
+    record: SegmentRecord
+    alphas: List[Tensor]
+
+
+class LaMemoDecoder(FairseqIncrementalDecoder):
+    """A language model whose memory is any of ``memory.KINDS``.
+
+    Args:
+        cfg: the model's configuration, checked.
+        dictionary: symbols; its size is V.
+        segment_length: tokens after which an incremental decoder refreshes its memory.
+    """
+
+    def __init__(self, cfg: LaMemoConfig, dictionary: Dictionary, segment_length: int) -> None:
+        super().__init__(dictionary)
+        D, H, d = cfg.decoder_embed_dim, cfg.decoder_attention_heads, cfg.head_dim
+        self.dim, self.dropout, self.segment_length = D, cfg.dropout, segment_length
+        self.checkpoint_activations = cfg.checkpoint_activations
+        self.positions = Positions(
+            cfg.encoding,
+            D,
+            cfg.clamp_len if cfg.clamp_len > 0 else None,
+            cfg.mem_len if cfg.same_length else None,
+            cfg.look_ahead == "full",
+        )
+        self.memory = KINDS[cfg.memory_type](cfg.mem_len, cfg.decoder_layers, D, H, d)
+        self.embed_tokens = nn.Embedding(len(dictionary), D)
+        self.output_bias = nn.Parameter(torch.zeros(len(dictionary)))
+        self.biases = Biases(cfg.encoding, self.memory.looks_ahead, H, d)
+        self.layers = nn.ModuleList(
+            Layer(
+                RelativeAttention(D, H, d, cfg.attention_dropout, self.positions.relative),
+                D,
+                cfg.decoder_ffn_embed_dim,
+                cfg.dropout,
+                cfg.decoder_normalize_before,
+            )
+            for _ in range(cfg.decoder_layers)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Every matrix and vector bias from N(0, 0.02), as Transformer-XL's trainer does."""
+        for name, parameter in self.named_parameters():
+            if "norm" not in name and not name.endswith("bias"):
+                nn.init.normal_(parameter, std=0.02)
+        for name, parameter in self.named_parameters():
+            if name.endswith((".fc1.bias", ".fc2.bias")):
+                nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: None = None,
+        incremental_state: Optional[Dict[str, Any]] = None,
+        src_lengths: Optional[Tensor] = None,
+        features_only: bool = False,
+        stream: Optional[Stream] = None,
+        segment: int = 0,
+        advance: Optional[int] = None,
+        documents: Optional[Tensor] = None,
+        **unused: Any,
+    ) -> Tuple[Tensor, Dict[str, Any]]:
+        """Scores of the next tokens.
+
+        Args:
+            prev_output_tokens: [B, N] ids.
+            encoder_out: always None: there is no encoder.
+            incremental_state: generation: only the tokens that were not yet read are, and the last one's scores
+                are returned.
+            src_lengths: not needed; fairseq passes it.
+            features_only: return states before the output layer.
+            stream: whose memory this segment continues; None reads the block alone.
+            segment: the segment's number in its stream.
+            advance: how many of the tokens enter the memory (all, unless the last ones come again as context).
+            documents: [B, N] numbers; a token sees only its own document. None: one document per stream.
+
+        Returns:
+            scores [B, N, V] (or features [B, N, D]) and a dictionary that is empty but for ``alpha``.
+        """
+        if incremental_state is not None:
+            x = self.extend(prev_output_tokens, incremental_state)
+            extra: Dict[str, Any] = {}
+        else:
+            x, extra = self.read(prev_output_tokens, stream, segment, advance, documents)
+        return (x if features_only else self.output_layer(x)), extra
+
+    def read(
+        self,
+        tokens: Tensor,
+        stream: Optional[Stream],
+        segment: int,
+        advance: Optional[int],
+        documents: Optional[Tensor],
+    ) -> Tuple[Tensor, Dict[str, Any]]:
+        """One whole segment [B, N], from a stream's memory to a stream's memory."""
+        B, N = tokens.shape
+        x = self.embed(tokens, 0)
+        state = None if stream is None else stream.recall(self, segment, B)
+        if state is None:
+            state = self.memory.empty(B, x)
+        plan = self.plan(x, state, documents)
+        top, record, alphas = self.climb(x, state, plan, documents)
+        if stream is not None:
+            advanced = N if advance is None else advance
+            stream.keep(self, segment, self.memory.absorb(state, record, advanced))
+        return top, {"alpha": alphas}
+
+    def embed(self, tokens: Tensor, first: int) -> Tensor:
+        """Scaled embeddings [B, N, D], after dropout; ``first`` is the place of the first in its segment."""
+        x = self.embed_tokens(tokens) * self.dim**0.5
+        if not self.positions.relative:
+            x = x + self.positions.places(first, tokens.size(1), x)
+        return F.dropout(x, self.dropout, self.training)
+
+    def plan(
+        self,
+        x: Tensor,
+        state: MemoryState,
+        documents: Optional[Tensor],
+        before: int = 0,
+        room: Optional[int] = None,
+    ) -> Plan:
+        """The plan for tokens ``x`` [B, N, D] behind ``state`` (and ``before`` cached tokens)."""
+        B, N = x.shape[:2]
+        if documents is not None or state.documents is not None:
+            held, new = state.documents, documents
+            if held is None:
+                held = x.new_zeros(B, state.length, dtype=torch.long)
+            if new is None:
+                new = x.new_zeros(B, before + N, dtype=torch.long)
+            documents = torch.cat([held, new], dim=1)
+        plan = self.positions.plan(
+            N,
+            state.length,
+            state.added,
+            x,
+            looks_ahead=self.memory.looks_ahead,
+            before=before,
+            room=room,
+            documents=documents,
+        )
+        if plan.encodings is None or not self.training:
+            return plan
+        return replace(plan, encodings=F.dropout(plan.encodings, self.dropout))
+
+    def climb(
+        self,
+        x: Tensor,
+        state: MemoryState,
+        plan: Plan,
+        documents: Optional[Tensor] = None,
+        opened: Optional[OpenSegment] = None,
+    ) -> Pass:
+        """Through all layers. With ``opened``, keys and values are cached, and a further chunk reads them."""
+        record, alphas = SegmentRecord(x, documents=documents), []
+        continued = opened is not None and opened.length > 0
+        below = x[:, :0] if continued else self.memory.bottom(state, x)
+        for number, layer in enumerate(self.layers):
+            recall = Recall(below) if continued else self.memory.recall(state, number, below)
+            cache = None if opened is None else opened.caches[number]
+            record.inputs.append(x.detach())
+            arguments = (x, recall, plan, self.biases, self.memory.wants_attention(number), cache)
+            if self.checkpoint_activations and self.training:
+                out = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                out = layer(*arguments)
+            x, below = out.current, out.below
+            record.kept.append(out.kept)
+            if out.alpha is not None:
+                alphas.append(out.alpha.detach())
+        return Pass(F.dropout(x, self.dropout, self.training), record, alphas)
+
+    def extend(self, tokens: Tensor, incremental_state: Dict[str, Any]) -> Tensor:
+        """Reads those of ``tokens`` [B, t] that were not read yet; features [B, 1, D] of the last."""
+        opened: Optional[OpenSegment] = incremental_state.get(STATE_KEY)
+        if opened is None:
+            opened = self.open(tokens.size(0))
+            incremental_state[STATE_KEY] = opened
+        top = None
+        while opened.read < tokens.size(1):
+            if opened.is_full:
+                opened.close(self.memory)
+            chunk = tokens[:, opened.read : opened.read + opened.room - opened.length]
+            top = self.extend_chunk(chunk, opened)
+        assert top is not None, "no new token was given"
+        return top[:, -1:]
+
+    def open(self, streams: int, state: Optional[MemoryState] = None) -> OpenSegment:
+        """A segment that waits for its first token, behind ``state`` (default: an empty memory)."""
+        if state is None:
+            state = self.memory.empty(streams, self.embed_tokens.weight)
+        return OpenSegment(state, self.segment_length, len(self.layers))
+
+    def extend_chunk(self, tokens: Tensor, opened: OpenSegment) -> Tensor:
+        """Reads tokens [B, n] that fit into the open segment; features [B, n, D]."""
+        x = self.embed(tokens, opened.length)
+        plan = self.plan(x, opened.state, None, before=opened.length, room=opened.room)
+        done = self.climb(x, opened.state, plan, opened=opened)
+        opened.take(done.record)
+        return done.top
+
+    def reorder_incremental_state(self, incremental_state: Dict[str, Any], new_order: Tensor) -> None:
+        """Moves everything that a stream keeps to its new place; the identity costs nothing."""
+        opened: Optional[OpenSegment] = incremental_state.get(STATE_KEY)
+        if opened is not None:
+            opened.reorder(new_order)
+
+    def output_layer(self, features: Tensor, **unused: Any) -> Tensor:
+        """Scores [B, N, V] over the vocabulary; the weights are the embeddings'."""
+        return F.linear(features, self.embed_tokens.weight, self.output_bias)
+
+    def get_normalized_probs(
+        self,
+        net_output: Tuple[Tensor, Any],
+        log_probs: bool,
+        sample: Optional[Dict[str, Any]] = None,
+    ) -> Tensor:
+        """(Log-)probabilities [B, N, V], in float32 or wider."""
+        function = F.log_softmax if log_probs else F.softmax
+        return function(net_output[0], dim=-1, dtype=softmax_dtype(net_output[0].dtype))
+
+    def max_positions(self) -> int:
+        """No limit: fairseq needs a number, and this one is beyond any text."""
+        return 10**9

@@ -1,0 +1,88 @@
+"""A segment that is still being written: what an incremental decoder keeps between tokens.
+
+The memory is refreshed once per segment, when its first token is known; all of the segment's tokens read the same
+refreshed rows. So a token costs its own projections and one row of attention, and the log-probabilities are those
+of the segment read at once. Letters as in ``ops.py``.
+"""
+
+from typing import List, Optional
+
+import torch
+from torch import Tensor
+
+from .attention import Cache
+from .buffers import Buffer
+from .memory import Memory, MemoryState, SegmentRecord
+from .ops import Attention
+
+
+def is_identity(order: Tensor, streams: int) -> bool:
+    """Whether ``order`` [B'] leaves B ``streams`` where they are."""
+    return order.numel() == streams and bool((order == torch.arange(streams).to(order)).all())
+
+
+class OpenSegment:
+    """The memory a segment began with, and what its tokens left so far.
+
+    Args:
+        state: the memory before the segment.
+        room: N, tokens that the segment holds when full.
+        layers: L.
+    """
+
+    def __init__(self, state: MemoryState, room: int, layers: int) -> None:
+        self.room, self.layers = room, layers
+        self.read = 0  # tokens of the whole text
+        self.begin(state)
+
+    def begin(self, state: MemoryState) -> None:
+        """Empty, behind ``state``."""
+        self.state, self.length = state, 0
+        self.caches = [Cache(state.length + self.room) for _ in range(self.layers)]
+        self.embeddings = Buffer(self.room, dim=1)  # [B, N, D]
+        self.inputs = [Buffer(self.room, dim=1) for _ in range(self.layers)]
+        # Attention of the refreshed memory, then of the segment: [B, H, M + N, d] and [B, H, M + N].
+        total = state.length + self.room
+        self.outputs: List[Buffer] = [Buffer(total, dim=2) for _ in range(self.layers)]
+        self.lses: List[Buffer] = [Buffer(total, dim=2) for _ in range(self.layers)]
+        self.keeps: List[bool] = [False] * self.layers
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next token belongs to the next segment."""
+        return self.length == self.room
+
+    def take(self, record: SegmentRecord) -> None:
+        """What a chunk of n tokens left."""
+        count = record.embeddings.size(1)
+        self.embeddings.append(record.embeddings)
+        for layer, (rows, kept) in enumerate(zip(record.inputs, record.kept)):
+            self.inputs[layer].append(rows)
+            if kept is not None:
+                self.keeps[layer] = True
+                self.outputs[layer].append(kept.output)
+                self.lses[layer].append(kept.lse)
+        self.length += count
+        self.read += count
+
+    def record(self) -> SegmentRecord:
+        """The segment so far, as if it had been read at once."""
+        kept: List[Optional[Attention]] = [
+            Attention(output.filled(), lse.filled()) if keep else None
+            for output, lse, keep in zip(self.outputs, self.lses, self.keeps)
+        ]
+        return SegmentRecord(self.embeddings.filled(), [rows.filled() for rows in self.inputs], kept)
+
+    def close(self, memory: Memory) -> None:
+        """The segment enters the memory, and the next begins."""
+        self.begin(memory.absorb(self.state, self.record(), self.length))
+
+    def reorder(self, order: Tensor) -> None:
+        """Streams in another order: ``order`` [B'] of stream numbers."""
+        if self.embeddings.tensor is None or is_identity(order, self.embeddings.tensor.size(0)):
+            return
+        self.state = self.state.select(order)
+        for buffer in [self.embeddings, *self.inputs, *self.outputs, *self.lses]:
+            buffer.select(order)
+        for cache in self.caches:
+            cache.select(order)

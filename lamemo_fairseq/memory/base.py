@@ -1,0 +1,143 @@
+"""What a memory is: a state that is handed from segment to segment, and the verbs that work on it.
+
+A kind is one file with one class. No kind imports another; layers and attention never ask which kind they
+serve. Letters as in ``ops.py``; L is the number of layers.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Callable, Dict, List, Optional
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import Attention
+
+
+@dataclass(frozen=True)
+class MemoryState:
+    """Everything that a set of streams keeps between segments. Never written in place, always detached.
+
+    Attributes:
+        tensors: by names that the kind chooses, each with the stream as its first dimension.
+        length: M, the rows held now, from 0 to mem_len.
+        added: A, the tokens that entered at the last update.
+        documents: [B, M] int64 numbers of the documents that the rows belong to, -1 for a cleared row;
+            None where each stream is one document.
+    """
+
+    tensors: Dict[str, Tensor]
+    length: int = 0
+    added: int = 0
+    documents: Optional[Tensor] = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "MemoryState":
+        """The state with ``function`` applied to each tensor."""
+        documents = None if self.documents is None else function(self.documents)
+        tensors = {name: function(tensor) for name, tensor in self.tensors.items()}
+        return replace(self, tensors=tensors, documents=documents)
+
+    def select(self, order: Tensor) -> "MemoryState":
+        """The streams in another order, as beam search asks for it: ``order`` [B'] of stream numbers."""
+        return self.map(lambda tensor: tensor.index_select(0, order))
+
+    def is_finite(self) -> bool:
+        """Whether no value is infinite or not a number: such a state would poison all that follows it."""
+        return all(bool(torch.isfinite(t).all()) for t in self.tensors.values())
+
+    @property
+    def streams(self) -> int:
+        """B, the number of streams."""
+        return next(iter(self.tensors.values())).size(0) if self.tensors else 0
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What one layer reads.
+
+    Attributes:
+        rows: [B, M, D], older than the segment; M may be 0, and the tensor is never missing.
+        carried: attention that the rows gathered in earlier segments, to be continued by a look-ahead; None
+            where rows are only read.
+    """
+
+    rows: Tensor
+    carried: Optional[Attention] = None
+
+
+@dataclass
+class SegmentRecord:
+    """What a segment leaves behind, layer by layer, for the memory to take in.
+
+    Attributes:
+        embeddings: [B, N, D], scaled, after dropout.
+        inputs: per layer, the current tokens' states [B, N, D] that went into it.
+        kept: per layer, the attention of memory and current tokens [B, H, M + N, .], None where the kind
+            asked for none.
+        documents: [B, N] or None.
+    """
+
+    embeddings: Tensor
+    inputs: List[Tensor] = field(default_factory=list)
+    kept: List[Optional[Attention]] = field(default_factory=list)
+    documents: Optional[Tensor] = None
+
+
+class Memory(nn.Module):
+    """A memory kind. Subclasses fill in four verbs; the rest is shared.
+
+    Args:
+        mem_len: rows that are held at most.
+        layers: L.
+        dim: D.
+        heads: H.
+        head_dim: d.
+    """
+
+    #: whether rows are refreshed from the bottom up in every segment, by looking ahead
+    looks_ahead = False
+
+    def __init__(self, mem_len: int, layers: int, dim: int, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.mem_len, self.layers, self.dim = mem_len, layers, dim
+        self.heads, self.head_dim = heads, head_dim
+
+    def empty(self, streams: int, like: Tensor) -> MemoryState:
+        """The state before anything was read, for B ``streams``, in the type and on the device of ``like``."""
+        raise NotImplementedError
+
+    def bottom(self, state: MemoryState, like: Tensor) -> Tensor:
+        """The rows [B, M, D] that go into the lowest layer beside the embeddings ``like`` [B, N, D]."""
+        raise NotImplementedError
+
+    def recall(self, state: MemoryState, layer: int, below: Tensor) -> Recall:
+        """What ``layer`` reads, given the rows [B, M, D] that the layer below passed up."""
+        raise NotImplementedError
+
+    def wants_attention(self, layer: int) -> bool:
+        """Whether :meth:`absorb` needs the attention of ``layer`` with its log-sum-exps."""
+        return False
+
+    def absorb(self, state: MemoryState, record: SegmentRecord, advance: int) -> MemoryState:
+        """The state after a segment of which the first ``advance`` tokens enter the memory."""
+        raise NotImplementedError
+
+    def push(self, old: Tensor, new: Tensor, advance: int, dim: int = 1) -> Tensor:
+        """First in, first out: ``old`` and the first ``advance`` rows of ``new``, the last mem_len of them."""
+        taken = min(advance, self.mem_len)
+        stays = min(old.size(dim), self.mem_len - taken)
+        left = old.narrow(dim, old.size(dim) - stays, stays)
+        return torch.cat([left, new.detach().narrow(dim, advance - taken, taken)], dim=dim)
+
+    def push_documents(self, state: MemoryState, record: SegmentRecord, advance: int) -> Optional[Tensor]:
+        """The document numbers of the rows after a segment, or None where there never were any."""
+        if state.documents is None and record.documents is None:
+            return None
+        streams, tokens = record.embeddings.shape[:2]
+        old, new = state.documents, record.documents
+        like = old if new is None else new
+        assert like is not None
+        if old is None:
+            old = like.new_zeros(streams, state.length)
+        if new is None:
+            new = like.new_zeros(streams, tokens)
+        return self.push(old, new, advance)

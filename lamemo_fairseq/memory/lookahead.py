@@ -1,0 +1,51 @@
+"""LaMemo's memory: rows that go on attending to what comes after them (arXiv 2204.07341).
+
+Kept are the embeddings of the last mem_len tokens and, per layer, what these tokens' attention has gathered so
+far with its log-sum-exp. A layer's rows are not kept: they are recomputed in each segment, from the embeddings
+upward, because looking ahead changes them.
+"""
+
+from torch import Tensor
+
+from ..ops import Attention, softmax_dtype
+from .base import Memory, MemoryState, Recall, SegmentRecord
+
+
+class LookAheadMemory(Memory):
+    """The kind behind ``--memory-type lookahead``.
+
+    Keeps ``embeddings`` [B, M, D], and for each layer but the last, whose memory rows nobody reads,
+    ``output{l}`` [B, H, M, d] and ``lse{l}`` [B, H, M] (float32 or wider).
+    """
+
+    looks_ahead = True
+
+    def empty(self, streams: int, like: Tensor) -> MemoryState:
+        tensors = {"embeddings": like.new_zeros(streams, 0, self.dim)}
+        for layer in range(self.layers - 1):
+            tensors[f"output{layer}"] = like.new_zeros(streams, self.heads, 0, self.head_dim)
+            tensors[f"lse{layer}"] = like.new_zeros(streams, self.heads, 0, dtype=softmax_dtype(like.dtype))
+        return MemoryState(tensors)
+
+    def bottom(self, state: MemoryState, like: Tensor) -> Tensor:
+        return state.tensors["embeddings"]
+
+    def recall(self, state: MemoryState, layer: int, below: Tensor) -> Recall:
+        if not self.wants_attention(layer):
+            return Recall(below)
+        carried = Attention(state.tensors[f"output{layer}"], state.tensors[f"lse{layer}"])
+        return Recall(below, carried)
+
+    def wants_attention(self, layer: int) -> bool:
+        return layer < self.layers - 1
+
+    def absorb(self, state: MemoryState, record: SegmentRecord, advance: int) -> MemoryState:
+        tensors = {"embeddings": self.push(state.tensors["embeddings"], record.embeddings, advance)}
+        for layer in range(self.layers - 1):
+            kept = record.kept[layer]
+            assert kept is not None
+            for name, tensor in ((f"output{layer}", kept.output), (f"lse{layer}", kept.lse)):
+                refreshed, new = tensor.detach().split([state.length, tensor.size(2) - state.length], 2)
+                tensors[name] = self.push(refreshed, new, advance, dim=2)
+        length = tensors["embeddings"].size(1)
+        return MemoryState(tensors, length, advance, self.push_documents(state, record, advance))

@@ -1,0 +1,21 @@
+"""No memory: each segment is read alone."""
+
+from torch import Tensor
+
+from .base import Memory, MemoryState, Recall, SegmentRecord
+
+
+class NoMemory(Memory):
+    """The kind behind ``--memory-type none``."""
+
+    def empty(self, streams: int, like: Tensor) -> MemoryState:
+        return MemoryState({})
+
+    def bottom(self, state: MemoryState, like: Tensor) -> Tensor:
+        return like[:, :0]
+
+    def recall(self, state: MemoryState, layer: int, below: Tensor) -> Recall:
+        return Recall(below)
+
+    def absorb(self, state: MemoryState, record: SegmentRecord, advance: int) -> MemoryState:
+        return state

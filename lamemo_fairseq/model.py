@@ -1,0 +1,83 @@
+"""The model as fairseq knows it: registration, building, loading."""
+
+import logging
+from argparse import Namespace
+from typing import Any, Callable, Dict, Optional
+
+from fairseq.models import (
+    FairseqLanguageModel,
+    register_model,
+    register_model_architecture,
+)
+from torch import Tensor
+
+from .config import LaMemoConfig
+from .decoder import LaMemoDecoder
+from .errors import UsageError
+from .presets import PRESETS
+from .task import MemoryLanguageModelingTask
+
+logger = logging.getLogger(__name__)
+
+
+@register_model("lamemo_lm", dataclass=LaMemoConfig)
+class LaMemoLanguageModel(FairseqLanguageModel):
+    """A language model with memory (LaMemo, arXiv 2204.07341, and its relatives)."""
+
+    decoder: LaMemoDecoder
+
+    @classmethod
+    def build_model(cls, cfg: LaMemoConfig, task: Any) -> "LaMemoLanguageModel":
+        """Checks the flags and builds the model for the task's dictionary and segment length."""
+        # The configuration arrives as an omegaconf container, which has the fields but not the methods.
+        cfg = LaMemoConfig(**{name: cfg[name] for name in LaMemoConfig.__dataclass_fields__})
+        cfg.check()
+        if isinstance(task, MemoryLanguageModelingTask):
+            segment_length = task.cfg.tokens_per_sample
+        else:
+            segment_length = task.args.tokens_per_sample
+            logger.info(
+                "the task feeds no ordered streams, so each block is read without memory: "
+                "--task memory_language_modeling reads text in order"
+            )
+        logger.info("memory: %s, %d tokens; positions: %s", cfg.memory_type, cfg.mem_len, cfg.encoding)
+        return cls(LaMemoDecoder(cfg, task.source_dictionary, segment_length))
+
+    def load_state_dict(
+        self,
+        state_dict: Dict[str, Tensor],
+        strict: bool = True,
+        model_cfg: Optional[Any] = None,
+        args: Optional[Namespace] = None,
+    ) -> Any:
+        """Loads weights; other shapes than the configuration's are an error of one line."""
+        own = self.state_dict()
+        for name in sorted(own.keys() | state_dict.keys()):
+            if name not in state_dict or name not in own:
+                where = "the checkpoint lacks" if name not in state_dict else "the model has no"
+                raise UsageError(
+                    f"{where} {name}: it was trained with another memory type, position encoding or "
+                    "number of layers; leave these out of --model-overrides"
+                )
+            if own[name].shape != state_dict[name].shape:
+                raise UsageError(
+                    f"{name} has shape {tuple(state_dict[name].shape)} in the checkpoint and "
+                    f"{tuple(own[name].shape)} in the model: use the checkpoint's dictionary, and leave "
+                    "widths out of --model-overrides"
+                )
+        return super().load_state_dict(state_dict, strict, model_cfg, args)
+
+
+def architecture(preset: Dict[str, Any]) -> Callable[[Namespace], None]:
+    """Fills in a preset's values where the command line gave none."""
+
+    def fill(args: Namespace) -> None:
+        for name, value in preset.items():
+            if not hasattr(args, name):
+                setattr(args, name, value)
+
+    return fill
+
+
+for preset_name, preset_values in PRESETS.items():
+    register_model_architecture("lamemo_lm", preset_name)(architecture(preset_values))

@@ -1,0 +1,84 @@
+"""One softmax, and what is kept of it.
+
+The only place that decides how attention is computed. Letters, here and in every file of the package:
+B streams, H heads, d head width, D model width, M memory rows, N tokens of the segment, T = M + N keys.
+"""
+
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Attention(NamedTuple):
+    """An attention's result and the log-sum-exp of the scores behind it.
+
+    With both, the softmax can be continued later over further keys (LaMemo, equations 5 to 7).
+
+    Shapes: ``output`` [B, H, N, d]; ``lse`` [B, H, N], float32 or wider, detached.
+    """
+
+    output: Tensor
+    lse: Tensor
+
+
+class Attended(NamedTuple):
+    """What :func:`attend` returns.
+
+    Shapes: ``output`` [B, H, N, d]; ``lse`` [B, H, N] or None where not asked for; ``weights``
+    [B, H, N, keys] before dropout; ``alpha`` [B, H, N], the weight that fell on what was carried, or None.
+    """
+
+    output: Tensor
+    lse: Optional[Tensor]
+    weights: Tensor
+    alpha: Optional[Tensor]
+
+
+def softmax_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type in which softmax and log-sum-exp are taken: never less than float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def attend(
+    scores: Tensor,
+    values: Tensor,
+    *,
+    carried: Optional[Attention] = None,
+    dropout: float = 0.0,
+    want_lse: bool = False,
+) -> Attended:
+    """Softmax over ``scores``, continued from ``carried`` where given, times ``values``.
+
+    What was carried enters as one more key, with its log-sum-exp as score and its output as value. That is
+    the interpolation ``alpha * old + (1 - alpha) * new`` with ``alpha = exp(lse_old) / (exp(lse_old) +
+    exp(lse_new))`` (LaMemo, equation 6), in a form that cannot overflow. No gradient reaches ``carried``.
+
+    Args:
+        scores: [B, H, N, keys], scaled; hidden keys hold ``-inf``. Without ``carried`` each row needs a
+            visible key.
+        values: [B, H, keys, d].
+        carried: outputs [B, H, N, d] and log-sum-exps [B, H, N] of earlier keys.
+        dropout: probability with which a weight is dropped; the weight of ``carried`` never is.
+        want_lse: return the log-sum-exp over all keys, those behind ``carried`` included.
+    """
+    wide = softmax_dtype(scores.dtype)
+    if carried is not None:
+        scores = torch.cat([carried.lse.unsqueeze(-1).to(wide), scores.to(wide)], dim=-1)
+    weights = F.softmax(scores, dim=-1, dtype=wide)
+    lse = None
+    if want_lse:
+        # The largest weight gives log-sum-exp without a second pass of exponentials: p = exp(s - lse).
+        lse = scores.detach().amax(-1).to(wide) - weights.detach().amax(-1).log()
+    if carried is None:
+        return Attended(mix(weights, values, dropout), lse, weights, None)
+    alpha, weights = weights[..., 0], weights[..., 1:]
+    held = alpha.unsqueeze(-1).to(values.dtype) * carried.output
+    return Attended(mix(weights, values, dropout) + held, lse, weights, alpha)
+
+
+def mix(weights: Tensor, values: Tensor, dropout: float) -> Tensor:
+    """Weights [B, H, N, keys], some dropped, times values [B, H, keys, d]."""
+    used = F.dropout(weights, dropout) if dropout > 0 else weights
+    return used.to(values.dtype) @ values
