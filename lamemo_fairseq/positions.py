@@ -160,7 +160,9 @@ class Positions:
 
     def places(self, first: int, tokens: int, like: Tensor) -> Tensor:
         """Absolute encodings [N, D] of the places first, first + 1, ... in a segment."""
-        return self.encode(first + tokens - 1, first, like).flip(0)
+        wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+        place = torch.arange(first, first + tokens, dtype=wide, device=like.device)
+        return sinusoids(place, self.dim).to(like.dtype)
 
     def plan(
         self,
