@@ -67,7 +67,7 @@ class LaMemoConfig(FairseqDataclass):
     compressed_mem_len: Optional[int] = field(
         default=None, metadata={"help": "compressive: compressed rows that are kept (default: mem-len)"}
     )
-    compression_rate: int = field(default=4, metadata={"help": "compressive: rows that become one"})
+    compression_rate: int = field(default=2, metadata={"help": "compressive: rows that become one"})
     compression: COMPRESSIONS = field(  # type: ignore[valid-type]
         default="conv", metadata={"help": "compressive: how rows become one"}
     )
