@@ -65,15 +65,15 @@ class MemoryLanguageModelingTask(FairseqTask):
         """Loads a split as one text. Of several data directories, each epoch takes the next."""
         paths = utils.split_paths(self.cfg.data)
         path = os.path.join(paths[(epoch - 1) % len(paths)], split)
-        lines = data_utils.load_indexed_dataset(path, self.dictionary, self.cfg.dataset_impl, combine=combine)
-        if lines is None:
+        if not os.path.isfile(f"{path}.bin"):
             raise UsageError(
                 f"split {split} is not in {os.path.dirname(path)}: fairseq-preprocess makes it from "
-                f"--{'train' if split == 'train' else split.rstrip('0123456789')}pref"
+                f"--{split.rstrip('0123456789')}pref"
             )
-        text = Text(lines, split)
-        if text.total == 0:
+        if os.path.getsize(f"{path}.bin") == 0:
             raise UsageError(f"split {split} in {os.path.dirname(path)} is empty: preprocess some text")
+        lines = data_utils.load_indexed_dataset(path, self.dictionary, self.cfg.dataset_impl, combine=combine)
+        text = Text(lines, split)
         self.datasets[split] = text
 
     def get_batch_iterator(  # type: ignore[override]
