@@ -13,6 +13,7 @@ from . import ops
 from .buffers import Buffer
 from .ops import Attention
 from .positions import AheadPlan, Plan, align
+from .probe import LayerProbe
 
 
 class Cache:
@@ -99,6 +100,7 @@ class RelativeAttention(nn.Module):
         carried: Optional[Attention] = None,
         want_lse: bool = False,
         cache: Optional[Cache] = None,
+        probe: Optional[LayerProbe] = None,
     ) -> Mixed:
         """Attends from the current tokens and, where attention is ``carried``, from the memory ahead.
 
@@ -110,6 +112,7 @@ class RelativeAttention(nn.Module):
             carried: what the memory rows gathered before; None where they are only read.
             want_lse: keep the outputs with their log-sum-exps.
             cache: keys and values of an open segment.
+            probe: shown where attention goes.
         """
         keys, values = self.kv_proj(h).chunk(2, dim=-1)
         keys, values = self.split(keys), self.split(values)
@@ -132,6 +135,8 @@ class RelativeAttention(nn.Module):
             assert right.lse is not None
             output = torch.cat([right.output, output], dim=2)
             lse, alpha = torch.cat([right.lse, lse], dim=2), right.alpha
+        if probe is not None:
+            probe.see(left.weights, plan.hidden, alpha)
         rows = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
         kept = None if lse is None else Attention(output.detach(), lse)
         return Mixed(rows, kept, alpha)

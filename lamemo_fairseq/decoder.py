@@ -21,6 +21,7 @@ from .layer import Layer
 from .memory import KINDS, MemoryState, Recall, SegmentRecord
 from .ops import softmax_dtype
 from .positions import Plan, Positions
+from .probe import Probe
 from .streams import Stream
 
 STATE_KEY = "lamemo"
@@ -91,6 +92,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         segment: int = 0,
         advance: Optional[int] = None,
         documents: Optional[Tensor] = None,
+        probe: Optional[Probe] = None,
         **unused: Any,
     ) -> Tuple[Tensor, Dict[str, Any]]:
         """Scores of the next tokens.
@@ -106,6 +108,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             segment: the segment's number in its stream.
             advance: how many of the tokens enter the memory (all, unless the last ones come again as context).
             documents: [B, N] numbers; a token sees only its own document. None: one document per stream.
+            probe: shown where attention goes.
 
         Returns:
             scores [B, N, V] (or features [B, N, D]) and a dictionary that is empty but for ``alpha``.
@@ -114,7 +117,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             x = self.extend(prev_output_tokens, incremental_state)
             extra: Dict[str, Any] = {}
         else:
-            x, extra = self.read(prev_output_tokens, stream, segment, advance, documents)
+            x, extra = self.read(prev_output_tokens, stream, segment, advance, documents, probe)
         return (x if features_only else self.output_layer(x)), extra
 
     def read(
@@ -124,6 +127,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         segment: int,
         advance: Optional[int],
         documents: Optional[Tensor],
+        probe: Optional[Probe] = None,
     ) -> Tuple[Tensor, Dict[str, Any]]:
         """One whole segment [B, N], from a stream's memory to a stream's memory."""
         B, N = tokens.shape
@@ -132,7 +136,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         if state is None:
             state = self.memory.empty(B, x)
         plan = self.plan(x, state, documents)
-        top, record, alphas = self.climb(x, state, plan, documents)
+        top, record, alphas = self.climb(x, state, plan, documents, probe=probe)
         if stream is not None:
             advanced = N if advance is None else advance
             stream.keep(self, segment, self.memory.absorb(state, record, advanced))
@@ -183,6 +187,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         plan: Plan,
         documents: Optional[Tensor] = None,
         opened: Optional[OpenSegment] = None,
+        probe: Optional[Probe] = None,
     ) -> Pass:
         """Through all layers. With ``opened``, keys and values are cached, and a further chunk reads them."""
         record, alphas = SegmentRecord(x, documents=documents), []
@@ -192,7 +197,8 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             recall = Recall(below) if continued else self.memory.recall(state, number, below)
             cache = None if opened is None else opened.caches[number]
             record.inputs.append(x.detach())
-            arguments = (x, recall, plan, self.biases, self.memory.wants_attention(number), cache)
+            look = None if probe is None else probe.layer(number)
+            arguments = (x, recall, plan, self.biases, self.memory.wants_attention(number), cache, look)
             if self.checkpoint_activations and self.training:
                 out = checkpoint(layer, *arguments, use_reentrant=False)
             else:

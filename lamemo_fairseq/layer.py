@@ -13,6 +13,7 @@ from .attention import Biases, Cache, RelativeAttention
 from .memory.base import Recall
 from .ops import Attention
 from .positions import Plan
+from .probe import LayerProbe
 
 
 class LayerOutput(NamedTuple):
@@ -75,6 +76,7 @@ class Layer(nn.Module):
         biases: Biases,
         want_lse: bool,
         cache: Optional[Cache] = None,
+        probe: Optional[LayerProbe] = None,
     ) -> LayerOutput:
         """Reads ``recall`` and the current tokens ``x`` [B, N, D]."""
         M = recall.rows.size(1)
@@ -87,6 +89,7 @@ class Layer(nn.Module):
             carried=recall.carried,
             want_lse=want_lse,
             cache=cache,
+            probe=probe,
         )
         # Without look-ahead the memory rows end here: only the current tokens go on.
         read_only = h.size(1) - mixed.rows.size(1)

@@ -11,10 +11,15 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor
 
+from .announce import conclude
 from .config import MemoryLanguageModelingConfig
 from .data import Layout, Segments, Text, rotation, rows_for
+from .dictionaries import check_same, identify
+from .documents import Documents, Separator
 from .errors import UsageError
-from .streams import Stream
+from .protocol import Protocol
+from .scoring import Accounted, Tally
+from .streams import Stream, attach
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +34,7 @@ class MemoryLanguageModelingTask(FairseqTask):
         super().__init__(cfg)
         self.dictionary = dictionary
         self.streams: Dict[str, Stream] = {}
+        self.memory_length = 0  # tokens that the memory of the models built so far can hold
 
     @classmethod
     def setup_task(cls, cfg: MemoryLanguageModelingConfig, **kwargs: Any) -> "MemoryLanguageModelingTask":
@@ -45,6 +51,27 @@ class MemoryLanguageModelingTask(FairseqTask):
     def target_dictionary(self) -> Dictionary:
         """The symbols."""
         return self.dictionary
+
+    def build_model(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
+        """Builds the model, and notes how much it remembers: evaluation warms up as much."""
+        model = super().build_model(cfg, *args, **kwargs)
+        self.memory_length = max(self.memory_length, model.memory_length)
+        return model
+
+    def state_dict(self) -> Dict[str, Any]:
+        """What a checkpoint keeps of the task: its dictionary's identity."""
+        return {**super().state_dict(), "dictionary": identify(self.dictionary)}
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Compares a checkpoint's dictionary with the data's; checkpoints of other programs keep none."""
+        if "dictionary" in state_dict:
+            check_same(state_dict["dictionary"], self.dictionary, str(self.cfg.data))
+
+    def separator(self) -> Optional[Separator]:
+        """What clears a row's memory; None without ``--memory-reset document``."""
+        if str(self.cfg.memory_reset) == "never":
+            return None
+        return Separator.of(self.dictionary, self.cfg.document_separator)
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **unused: Any) -> None:
         """Loads a split as one text. Of several data directories, each epoch takes the next."""
@@ -78,6 +105,11 @@ class MemoryLanguageModelingTask(FairseqTask):
 
         Rank ``shard_id`` reads its own rows; all ranks together read every token once.
         """
+        if str(self.cfg.sample_break_mode) == "eos":
+            raise UsageError(
+                "--sample-break-mode eos scores independent sentences with fairseq-eval-lm: leave it out here, "
+                "where text is read in order, or clear the memory with --memory-reset document"
+            )
         tokens = self.cfg.tokens_per_sample
         rows = rows_for(max_sentences, max_tokens, tokens)
         rotates = self.cfg.random_offset and dataset.name == "train"
@@ -97,7 +129,9 @@ class MemoryLanguageModelingTask(FairseqTask):
         buffer_size: int,
     ) -> iterators.EpochBatchIterator:
         """Fairseq's iterator over a layout."""
-        segments = Segments(text, layout, self.dictionary.pad(), self.dictionary.eos())
+        separator = self.separator()
+        documents = None if separator is None else Documents.find(text, separator)
+        segments = Segments(text, layout, self.dictionary.pad(), self.dictionary.eos(), documents)
         return iterators.EpochBatchIterator(
             dataset=segments,
             collate_fn=segments.collater,
@@ -112,7 +146,7 @@ class MemoryLanguageModelingTask(FairseqTask):
             persistent_workers=False,
         )
 
-    def eval_lm_dataloader(
+    def eval_lm_dataloader(  # type: ignore[override]
         self,
         dataset: Text,
         batch_size: Optional[int] = None,
@@ -122,16 +156,27 @@ class MemoryLanguageModelingTask(FairseqTask):
         data_buffer_size: int = 10,
         context_window: int = 0,
         **unused: Any,
-    ) -> iterators.CountingIterator:
-        """Batches for ``fairseq-eval-lm``, each with the memory that it continues."""
-        rows = 1 if batch_size is None else batch_size
-        # fairseq-eval-lm has taken the context window off tokens_per_sample already.
-        layout = Layout.even(dataset.total, rows * num_shards, self.cfg.tokens_per_sample, context=context_window)
-        batches = self.iterate(
-            dataset, layout, rows, num_shards, shard_id, num_workers, 1, data_buffer_size
-        ).next_epoch_itr(shuffle=False)
-        stream = Stream(dataset.name)
-        return iterators.CountingIterator((attach(batch, stream) for batch in batches), start=0, total=len(batches))
+    ) -> Accounted:
+        """Batches for ``fairseq-eval-lm``, each with the memory that it continues; a report follows the last.
+
+        fairseq-eval-lm has taken the context window off tokens_per_sample already.
+        """
+        protocol = Protocol(
+            tokens=self.cfg.tokens_per_sample,
+            context=context_window,
+            rows=1 if batch_size is None else batch_size,
+            memory=self.memory_length,
+            warmup=self.cfg.stream_warmup,
+            shards=num_shards,
+            shard=shard_id,
+            alone=str(self.cfg.sample_break_mode) == "eos",
+            separator=self.separator(),
+        )
+
+        def finish(tally: Tally) -> None:
+            conclude(tally, dataset.name, dataset.total, shard_id, num_shards)
+
+        return protocol.batches(dataset, self.dictionary, finish, num_workers, data_buffer_size)
 
     def train_step(
         self,
@@ -179,13 +224,6 @@ def bits_per_character(meters: Any) -> float:
     """The logged loss per token, in base 2; without an auxiliary loss where one is kept apart."""
     meter = meters["nll_loss"] if "nll_loss" in meters else meters["loss"]
     return utils.item(torch.as_tensor(meter.avg))
-
-
-def attach(batch: Dict[str, Any], stream: Stream) -> Dict[str, Any]:
-    """The batch with the memory that it continues."""
-    if not batch:
-        return batch
-    return {**batch, "net_input": {**batch["net_input"], "stream": stream}}
 
 
 def load_dictionary(data: Optional[str]) -> Dictionary:

@@ -101,6 +101,11 @@ class Memory(nn.Module):
         self.mem_len, self.layers, self.dim = mem_len, layers, dim
         self.heads, self.head_dim = heads, head_dim
 
+    @property
+    def span(self) -> int:
+        """Tokens of the past that a full memory holds."""
+        return self.mem_len
+
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         """The state before anything was read, for B ``streams``, in the type and on the device of ``like``."""
         raise NotImplementedError

@@ -8,6 +8,10 @@ from .base import Memory, MemoryState, Recall, SegmentRecord
 class NoMemory(Memory):
     """The kind behind ``--memory-type none``."""
 
+    @property
+    def span(self) -> int:
+        return 0
+
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         return MemoryState({})
 
