@@ -6,7 +6,7 @@ A :class:`Tally` travels with the batches, notes the probabilities that a model 
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 import torch
 from fairseq import utils
@@ -221,13 +221,15 @@ class Accounted:
         self.finish()
 
 
-def score_batches(models: List[Any], batches: Accounted, device: torch.device, probe: Optional[Probe] = None) -> None:
-    """Has ``models`` read ``batches``, each looked at by ``probe``; their tally then holds the score."""
+def score_batches(
+    models: List[Any], batches: Iterable[Dict[str, Any]], device: torch.device, probe: Optional[Probe] = None
+) -> None:
+    """Has ``models`` read what :class:`Accounted` gives, looked at by ``probe``; the tally then holds the score."""
     with torch.inference_mode():
         for batch in batches:
             batch = utils.apply_to_sample(lambda tensor: tensor.to(device), batch)
             if probe is not None:
-                probe.begin(batch["net_input"]["src_tokens"] != batches.tally.pad)
+                probe.begin(batch["net_input"]["src_tokens"] != batch["tally"].pad)
             for model in models:
                 out = model(**batch["net_input"], probe=probe)
                 model.get_normalized_probs(out, log_probs=len(models) == 1, sample=batch)

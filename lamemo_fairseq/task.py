@@ -146,6 +146,20 @@ class MemoryLanguageModelingTask(FairseqTask):
             persistent_workers=False,
         )
 
+    def protocol(self, context: int, rows: int, shards: int = 1, shard: int = 0) -> Protocol:
+        """How a split is read to be scored, ``tokens_per_sample`` new tokens at a time."""
+        return Protocol(
+            tokens=self.cfg.tokens_per_sample,
+            context=context,
+            rows=rows,
+            memory=self.memory_length,
+            warmup=self.cfg.stream_warmup,
+            shards=shards,
+            shard=shard,
+            alone=str(self.cfg.sample_break_mode) == "eos",
+            separator=self.separator(),
+        )
+
     def eval_lm_dataloader(  # type: ignore[override]
         self,
         dataset: Text,
@@ -161,17 +175,7 @@ class MemoryLanguageModelingTask(FairseqTask):
 
         fairseq-eval-lm has taken the context window off tokens_per_sample already.
         """
-        protocol = Protocol(
-            tokens=self.cfg.tokens_per_sample,
-            context=context_window,
-            rows=1 if batch_size is None else batch_size,
-            memory=self.memory_length,
-            warmup=self.cfg.stream_warmup,
-            shards=num_shards,
-            shard=shard_id,
-            alone=str(self.cfg.sample_break_mode) == "eos",
-            separator=self.separator(),
-        )
+        protocol = self.protocol(context_window, 1 if batch_size is None else batch_size, num_shards, shard_id)
 
         def finish(tally: Tally) -> None:
             conclude(tally, dataset.name, dataset.total, shard_id, num_shards)
