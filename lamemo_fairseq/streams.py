@@ -84,3 +84,10 @@ class Stream:
             self.kept[reader] = Kept((pending.following,), pending.state)
         self.pending.clear()
         self.in_update = False
+
+
+def attach(batch: Dict[str, Any], stream: Stream) -> Dict[str, Any]:
+    """The batch with the memory that it continues."""
+    if not batch:
+        return batch
+    return {**batch, "net_input": {**batch["net_input"], "stream": stream}}

@@ -144,6 +144,11 @@ class Memory(nn.Module):
         """Names of the losses that :meth:`losses` returns in training."""
         return ()
 
+    @property
+    def span(self) -> int:
+        """Tokens of the past that a full memory holds."""
+        return self.mem_len
+
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         """The state before anything was read, for B ``streams``, in the type and on the device of ``like``."""
         raise NotImplementedError
