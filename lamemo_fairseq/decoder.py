@@ -129,13 +129,14 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         B, N = tokens.shape
         x = self.embed(tokens, 0)
         state = None if stream is None else stream.recall(self, segment, B)
-        if state is None:
-            state = self.memory.empty(B, x)
+        empty = self.memory.empty(B, x)
+        state = empty if state is None else state.like(empty)
         plan = self.plan(x, state, documents)
         top, record, alphas = self.climb(x, state, plan, documents)
         if stream is not None:
             advanced = N if advance is None else advance
             stream.keep(self, segment, self.memory.absorb(state, record, advanced))
+            stream.alphas = alphas
         return top, {"alpha": alphas}
 
     def embed(self, tokens: Tensor, first: int) -> Tensor:

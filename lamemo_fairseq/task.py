@@ -8,12 +8,16 @@ import torch
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils, iterators
 from fairseq.logging import metrics
+from fairseq.optim import AMPOptimizer
 from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor
 
+from . import gather, monitor
 from .config import MemoryLanguageModelingConfig
 from .data import Layout, Segments, Text, rotation, rows_for
 from .errors import UsageError
+from .resume import StreamIterator
+from .segments import varied
 from .streams import Stream
 
 logger = logging.getLogger(__name__)
@@ -29,6 +33,8 @@ class MemoryLanguageModelingTask(FairseqTask):
         super().__init__(cfg)
         self.dictionary = dictionary
         self.streams: Dict[str, Stream] = {}
+        self.validating = "valid"  # the subset that is being validated
+        self.csv: Optional[monitor.CsvLog] = None
 
     @classmethod
     def setup_task(cls, cfg: MemoryLanguageModelingConfig, **kwargs: Any) -> "MemoryLanguageModelingTask":
@@ -73,7 +79,7 @@ class MemoryLanguageModelingTask(FairseqTask):
         epoch: int = 1,
         data_buffer_size: int = 0,
         **unused: Any,
-    ) -> iterators.EpochBatchIterator:
+    ) -> StreamIterator:
         """Batches of ``max_sentences`` rows, segment after segment, never shuffled.
 
         Rank ``shard_id`` reads its own rows; all ranks together read every token once.
@@ -83,6 +89,8 @@ class MemoryLanguageModelingTask(FairseqTask):
         rotates = self.cfg.random_offset and dataset.name == "train"
         offset = rotation(dataset.total, seed, epoch) if rotates else 0
         layout = Layout.even(dataset.total, rows * num_shards, tokens, offset=offset)
+        if self.cfg.varlen and dataset.name == "train":
+            layout = varied(dataset.total, rows * num_shards, tokens, seed, epoch, offset)
         return self.iterate(dataset, layout, rows, num_shards, shard_id, num_workers, epoch, data_buffer_size)
 
     def iterate(
@@ -95,21 +103,19 @@ class MemoryLanguageModelingTask(FairseqTask):
         num_workers: int,
         epoch: int,
         buffer_size: int,
-    ) -> iterators.EpochBatchIterator:
+    ) -> StreamIterator:
         """Fairseq's iterator over a layout."""
         segments = Segments(text, layout, self.dictionary.pad(), self.dictionary.eos())
-        return iterators.EpochBatchIterator(
-            dataset=segments,
-            collate_fn=segments.collater,
-            batch_sampler=segments.batches(rows, num_shards),
-            num_shards=num_shards,
-            shard_id=shard_id,
-            num_workers=num_workers,
-            epoch=epoch,
-            buffer_size=buffer_size,
-            disable_shuffling=True,
-            # Workers hold a copy of the layout, which may change from epoch to epoch.
-            persistent_workers=False,
+        return StreamIterator(
+            segments,
+            rows,
+            num_shards,
+            shard_id,
+            num_workers,
+            epoch,
+            buffer_size,
+            self.stream(text.name),
+            not self.cfg.no_save_memory,
         )
 
     def eval_lm_dataloader(
@@ -133,6 +139,12 @@ class MemoryLanguageModelingTask(FairseqTask):
         stream = Stream(dataset.name)
         return iterators.CountingIterator((attach(batch, stream) for batch in batches), start=0, total=len(batches))
 
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        """Training begins, or its next epoch."""
+        super().begin_epoch(epoch, model)
+        if self.cfg.csv_log is not None and gather.rank() == 0:
+            self.csv = monitor.CsvLog(self.cfg.csv_log)
+
     def train_step(
         self,
         sample: Dict[str, Any],
@@ -146,14 +158,27 @@ class MemoryLanguageModelingTask(FairseqTask):
         """One micro-batch. Its memory counts once :meth:`optimizer_step` says that the update was made."""
         if not ignore_grad:  # the trainer's dummy batch belongs to no stream
             stream = self.stream(sample["stream"])
+            if not stream.kept and not stream.pending:
+                monitor.check_room(model.decoder, sample["target"])
+            if stream.resumption is not None:
+                stream.resumption.finish(stream, model, optimizer)
+                stream.resumption = None
+            # The trainer clears all gradients before an update's first micro-batch, and after lack of memory.
             if not any(p.grad is not None for p in model.parameters()):
                 stream.begin_update()
             sample = attach(sample, stream)
-        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **extra)
+        loss, sample_size, output = super().train_step(
+            sample, model, criterion, optimizer, update_num, ignore_grad, **extra
+        )
+        return loss, sample_size, {**output, **monitor.observe(self.stream(sample["stream"]), loss.device)}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """The update is made: what it read enters the memory."""
+        scale = optimizer.scaler.get_scale() if isinstance(optimizer, AMPOptimizer) else 0.0
         super().optimizer_step(optimizer, model, update_num)
+        # After an overflow most optimizers do not come here; this one does, lowers its scale and makes no step.
+        if isinstance(optimizer, AMPOptimizer) and optimizer.scaler.get_scale() < scale:
+            return
         for stream in self.streams.values():
             stream.commit()
 
@@ -161,6 +186,7 @@ class MemoryLanguageModelingTask(FairseqTask):
         """One batch of a validation subset, which has a memory of its own."""
         if "segment" in sample["net_input"]:
             sample = attach(sample, self.stream(sample["stream"]))
+        self.validating = sample["stream"]
         return super().valid_step(sample, model, criterion)
 
     def stream(self, name: str) -> Stream:
@@ -173,6 +199,16 @@ class MemoryLanguageModelingTask(FairseqTask):
         """Adds bits per character: the loss in base 2, under the name that characters go by."""
         super().reduce_metrics(logging_outputs, criterion)
         metrics.log_derived("bpc", bits_per_character)
+        if any("readings" in output for output in logging_outputs):  # of training
+            monitor.report(logging_outputs)
+            stats = metrics.get_smoothed_values("train_inner")
+            if self.csv is not None and stats["num_updates"] % self.cfg.log_interval == 0:
+                self.csv.write("train", stats)
+
+    def post_validate(self, model: Any, stats: Dict[str, Any], meters: Any) -> None:
+        """Fairseq has validated a subset."""
+        if self.csv is not None:
+            self.csv.write(self.validating, stats)
 
 
 def bits_per_character(meters: Any) -> float:
