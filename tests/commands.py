@@ -4,21 +4,40 @@ A server process imports torch, fairseq and the plugin once; each command is a f
 main function with its own arguments, environment and output file. Nothing of fairseq or torch is replaced.
 """
 
+import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
 import time
 import traceback
+from multiprocessing import forkserver
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = str(ROOT / "lamemo_fairseq")
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["pytest", "commands_preloaded"])
+context.set_forkserver_preload(["commands_preloaded"])
+
+
+def start_server() -> None:
+    """Starts the server where it is not running."""
+    before = dict(os.environ)
+    # One thread per process: threads that the server had started would not survive a fork.
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    # It finds modules by this variable alone, and passes over those that it does not find.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def run_command(module: str, arguments: Sequence[str], output: str, environment: Dict[str, str]) -> None:
@@ -57,6 +76,7 @@ class Command:
     def __init__(self, module: str, arguments: Sequence[str], output: Path, **environment: str) -> None:
         self.output = output
         self.start = len(self.text())
+        start_server()
         self.process = context.Process(
             target=run_command, args=(module, [str(a) for a in arguments], str(output), environment)
         )
@@ -107,6 +127,48 @@ class Command:
         return False
 
 
+def english(words: int, skip: int = 0) -> List[str]:
+    """Lines of real text: Python's own reference manual, which every Python brings along."""
+    from pydoc_data import topics
+
+    text = " ".join(text for _, text in sorted(topics.topics.items())).split()[skip : skip + words]
+    return [" ".join(text[first : first + 12]) for first in range(0, len(text), 12)]
+
+
+def preprocess(directory: Path, train_words: int, valid_words: int = 120, skip: int = 0) -> Path:
+    """A data directory of real text."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "train.txt").write_text("\n".join(english(train_words, skip)))
+    (directory / "valid.txt").write_text("\n".join(english(valid_words, 5000)))
+    prefixes = ["--trainpref", directory / "train.txt", "--validpref", directory / "valid.txt"]
+    flags = [*("--only-source", "--thresholdsrc", 2, "--workers", 1), *prefixes, "--destdir", directory / "bin"]
+    Command("preprocess", flags, directory / "preprocess.log").succeed()
+    return directory / "bin"
+
+
+def losses(output: str) -> Dict[int, float]:
+    """Training loss by update, from output in JSON."""
+    found = re.findall(r'train_inner[^{]*(\{.*"num_updates".*\})', output)
+    return {int(line["num_updates"]): float(line["loss"]) for line in map(json.loads, found)}
+
+
+def load(path: object) -> Dict[str, Any]:
+    """A checkpoint, as anybody may load it."""
+    return torch.load(str(path), weights_only=True)
+
+
+def assert_same_training(one: object, other: object) -> None:
+    """Weights and optimizer state are equal, bit for bit."""
+    first, second = load(one), load(other)
+    assert first["model"].keys() == second["model"].keys()
+    for name, tensor in first["model"].items():
+        assert torch.equal(tensor, second["model"][name]), f"{name} differs"
+    state, other_state = first["last_optimizer_state"]["state"], second["last_optimizer_state"]["state"]
+    for number, moments in state.items():
+        for name, value in moments.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(other_state[number][name])), (number, name)
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:
@@ -130,7 +192,7 @@ def train(
         *flags,
     ]
     if ranks == 1:
-        return [Command("train", base, save_dir.parent / f"{save_dir.name}.log", OMP_NUM_THREADS="1")]
+        return [Command("train", base, save_dir.parent / f"{save_dir.name}.log")]
     meeting = [
         *("--distributed-world-size", ranks, "--distributed-init-method", f"tcp://127.0.0.1:{free_port()}"),
         *("--distributed-no-spawn", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"),
@@ -140,7 +202,6 @@ def train(
             "train",
             [*base, *meeting, "--distributed-rank", rank, *(rank_flags[rank] if rank_flags else [])],
             save_dir.parent / f"{save_dir.name}.{rank}.log",
-            OMP_NUM_THREADS="1",
         )
         for rank in range(ranks)
     ]
