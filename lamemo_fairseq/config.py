@@ -244,6 +244,18 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
         default="none",
         metadata={"help": "'eos': evaluation scores every line for itself, with an empty memory"},
     )
+    varlen: bool = field(
+        default=False,
+        metadata={"help": "training segments of other lengths, drawn around tokens-per-sample from the seed"},
+    )
+    no_save_memory: bool = field(
+        default=False,
+        metadata={"help": "leave the memory out of checkpoints: smaller ones, but resuming is not exact"},
+    )
+    csv_log: Optional[str] = field(
+        default=None, metadata={"help": "write what is logged to this file too, as comma-separated values"}
+    )
+    log_interval: int = II("common.log_interval")
     seed: int = II("common.seed")
     context_window: int = II("eval_lm.context_window")
     batch_size: Optional[int] = II("dataset.batch_size")

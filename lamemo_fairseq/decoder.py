@@ -143,8 +143,8 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         B, N = tokens.shape
         x = self.embed(tokens, 0)
         state = None if stream is None else stream.recall(self, segment, B)
-        if state is None:
-            state = self.memory.empty(B, x)
+        empty = self.memory.empty(B, x)
+        state = empty if state is None else state.like(empty)
         plan = self.plan(x, state, documents)
         top, record, alphas = self.climb(x, state, plan, documents, probe=probe)
         extra: Dict[str, Any] = {"alpha": alphas}
@@ -154,6 +154,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             extra["losses"] = self.memory.losses(state, record, advanced, layers)
         if stream is not None:
             stream.keep(self, segment, self.memory.absorb(state, record, advanced))
+            stream.alphas = alphas
         return top, extra
 
     def embed(self, tokens: Tensor, first: int) -> Tensor:
