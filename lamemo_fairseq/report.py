@@ -21,7 +21,6 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot  # noqa: E402  (the backend must be chosen first)
 
-
 TABLE, RECORD = "results.csv", "results.json"
 Result = Dict[str, Any]
 
