@@ -6,19 +6,24 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from fairseq import utils
-from fairseq.data import Dictionary, data_utils, iterators
+from fairseq.data import Dictionary, data_utils
 from fairseq.logging import metrics
+from fairseq.optim import AMPOptimizer
 from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor
 
+from . import gather, monitor
 from .announce import conclude
 from .config import MemoryLanguageModelingConfig
+from .criterion import check_criterion
 from .data import Layout, Segments, Text, rotation, rows_for
 from .dictionaries import check_same, identify
 from .documents import Documents, Separator
 from .errors import UsageError
 from .protocol import Protocol
+from .resume import StreamIterator
 from .scoring import Accounted, Tally
+from .segments import varied
 from .streams import Stream, attach
 
 logger = logging.getLogger(__name__)
@@ -34,7 +39,10 @@ class MemoryLanguageModelingTask(FairseqTask):
         super().__init__(cfg)
         self.dictionary = dictionary
         self.streams: Dict[str, Stream] = {}
+        self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # by memory kind
         self.memory_length = 0  # tokens that the memory of the models built so far can hold
+        self.validating = "valid"  # the subset that is being validated
+        self.csv: Optional[monitor.CsvLog] = None
 
     @classmethod
     def setup_task(cls, cfg: MemoryLanguageModelingConfig, **kwargs: Any) -> "MemoryLanguageModelingTask":
@@ -52,11 +60,18 @@ class MemoryLanguageModelingTask(FairseqTask):
         """The symbols."""
         return self.dictionary
 
-    def build_model(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
-        """Builds the model, and notes how much it remembers: evaluation warms up as much."""
-        model = super().build_model(cfg, *args, **kwargs)
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Builds the model, and notes what it needs: a criterion, and warm-up as long as its memory."""
+        model = super().build_model(cfg, from_checkpoint)
         self.memory_length = max(self.memory_length, model.memory_length)
+        self.wanted_losses[str(cfg.memory_type)] = model.decoder.memory.trained_apart
         return model
+
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Builds the criterion, unless it leaves out what the model's memory needs."""
+        for memory_type, losses in self.wanted_losses.items():
+            check_criterion(cfg._name, memory_type, losses)
+        return super().build_criterion(cfg, from_checkpoint)
 
     def state_dict(self) -> Dict[str, Any]:
         """What a checkpoint keeps of the task: its dictionary's identity."""
@@ -77,15 +92,15 @@ class MemoryLanguageModelingTask(FairseqTask):
         """Loads a split as one text. Of several data directories, each epoch takes the next."""
         paths = utils.split_paths(self.cfg.data)
         path = os.path.join(paths[(epoch - 1) % len(paths)], split)
-        lines = data_utils.load_indexed_dataset(path, self.dictionary, self.cfg.dataset_impl, combine=combine)
-        if lines is None:
+        if not os.path.isfile(f"{path}.bin"):
             raise UsageError(
                 f"split {split} is not in {os.path.dirname(path)}: fairseq-preprocess makes it from "
-                f"--{'train' if split == 'train' else split.rstrip('0123456789')}pref"
+                f"--{split.rstrip('0123456789')}pref"
             )
-        text = Text(lines, split)
-        if text.total == 0:
+        if os.path.getsize(f"{path}.bin") == 0:
             raise UsageError(f"split {split} in {os.path.dirname(path)} is empty: preprocess some text")
+        lines = data_utils.load_indexed_dataset(path, self.dictionary, self.cfg.dataset_impl, combine=combine)
+        text = Text(lines, split)
         self.datasets[split] = text
 
     def get_batch_iterator(  # type: ignore[override]
@@ -100,7 +115,7 @@ class MemoryLanguageModelingTask(FairseqTask):
         epoch: int = 1,
         data_buffer_size: int = 0,
         **unused: Any,
-    ) -> iterators.EpochBatchIterator:
+    ) -> StreamIterator:
         """Batches of ``max_sentences`` rows, segment after segment, never shuffled.
 
         Rank ``shard_id`` reads its own rows; all ranks together read every token once.
@@ -115,6 +130,8 @@ class MemoryLanguageModelingTask(FairseqTask):
         rotates = self.cfg.random_offset and dataset.name == "train"
         offset = rotation(dataset.total, seed, epoch) if rotates else 0
         layout = Layout.even(dataset.total, rows * num_shards, tokens, offset=offset)
+        if self.cfg.varlen and dataset.name == "train":
+            layout = varied(dataset.total, rows * num_shards, tokens, seed, epoch, offset)
         return self.iterate(dataset, layout, rows, num_shards, shard_id, num_workers, epoch, data_buffer_size)
 
     def iterate(
@@ -127,23 +144,21 @@ class MemoryLanguageModelingTask(FairseqTask):
         num_workers: int,
         epoch: int,
         buffer_size: int,
-    ) -> iterators.EpochBatchIterator:
+    ) -> StreamIterator:
         """Fairseq's iterator over a layout."""
         separator = self.separator()
         documents = None if separator is None else Documents.find(text, separator)
         segments = Segments(text, layout, self.dictionary.pad(), self.dictionary.eos(), documents)
-        return iterators.EpochBatchIterator(
-            dataset=segments,
-            collate_fn=segments.collater,
-            batch_sampler=segments.batches(rows, num_shards),
-            num_shards=num_shards,
-            shard_id=shard_id,
-            num_workers=num_workers,
-            epoch=epoch,
-            buffer_size=buffer_size,
-            disable_shuffling=True,
-            # Workers hold a copy of the layout, which may change from epoch to epoch.
-            persistent_workers=False,
+        return StreamIterator(
+            segments,
+            rows,
+            num_shards,
+            shard_id,
+            num_workers,
+            epoch,
+            buffer_size,
+            self.stream(text.name),
+            not self.cfg.no_save_memory,
         )
 
     def protocol(self, context: int, rows: int, shards: int = 1, shard: int = 0) -> Protocol:
@@ -182,6 +197,12 @@ class MemoryLanguageModelingTask(FairseqTask):
 
         return protocol.batches(dataset, self.dictionary, finish, num_workers, data_buffer_size)
 
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        """Training begins, or its next epoch."""
+        super().begin_epoch(epoch, model)
+        if self.cfg.csv_log is not None and gather.rank() == 0:
+            self.csv = monitor.CsvLog(self.cfg.csv_log)
+
     def train_step(
         self,
         sample: Dict[str, Any],
@@ -195,14 +216,27 @@ class MemoryLanguageModelingTask(FairseqTask):
         """One micro-batch. Its memory counts once :meth:`optimizer_step` says that the update was made."""
         if not ignore_grad:  # the trainer's dummy batch belongs to no stream
             stream = self.stream(sample["stream"])
+            if not stream.kept and not stream.pending:
+                monitor.check_room(model.decoder, sample["target"])
+            if stream.resumption is not None:
+                stream.resumption.finish(stream, model, optimizer)
+                stream.resumption = None
+            # The trainer clears all gradients before an update's first micro-batch, and after lack of memory.
             if not any(p.grad is not None for p in model.parameters()):
                 stream.begin_update()
             sample = attach(sample, stream)
-        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **extra)
+        loss, sample_size, output = super().train_step(
+            sample, model, criterion, optimizer, update_num, ignore_grad, **extra
+        )
+        return loss, sample_size, {**output, **monitor.observe(self.stream(sample["stream"]), loss.device)}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """The update is made: what it read enters the memory."""
+        scale = optimizer.scaler.get_scale() if isinstance(optimizer, AMPOptimizer) else 0.0
         super().optimizer_step(optimizer, model, update_num)
+        # After an overflow most optimizers do not come here; this one does, lowers its scale and makes no step.
+        if isinstance(optimizer, AMPOptimizer) and optimizer.scaler.get_scale() < scale:
+            return
         for stream in self.streams.values():
             stream.commit()
 
@@ -210,6 +244,7 @@ class MemoryLanguageModelingTask(FairseqTask):
         """One batch of a validation subset, which has a memory of its own."""
         if "segment" in sample["net_input"]:
             sample = attach(sample, self.stream(sample["stream"]))
+        self.validating = sample["stream"]
         return super().valid_step(sample, model, criterion)
 
     def stream(self, name: str) -> Stream:
@@ -222,6 +257,16 @@ class MemoryLanguageModelingTask(FairseqTask):
         """Adds bits per character: the loss in base 2, under the name that characters go by."""
         super().reduce_metrics(logging_outputs, criterion)
         metrics.log_derived("bpc", bits_per_character)
+        if any("readings" in output for output in logging_outputs):  # of training
+            monitor.report(logging_outputs)
+            stats = metrics.get_smoothed_values("train_inner")
+            if self.csv is not None and stats["num_updates"] % self.cfg.log_interval == 0:
+                self.csv.write("train", stats)
+
+    def post_validate(self, model: Any, stats: Dict[str, Any], meters: Any) -> None:
+        """Fairseq has validated a subset."""
+        if self.csv is not None:
+            self.csv.write(self.validating, stats)
 
 
 def bits_per_character(meters: Any) -> float:

@@ -8,6 +8,8 @@ from .base import Memory, MemoryState, Recall, SegmentRecord
 class NoMemory(Memory):
     """The kind behind ``--memory-type none``."""
 
+    encodings = ("absolute", "transformer-xl")
+
     @property
     def span(self) -> int:
         return 0
