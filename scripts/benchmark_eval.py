@@ -102,7 +102,7 @@ def evaluation(model: LaMemoLanguageModel, rows: int, segments: int) -> List[flo
             yield batch
             moments.append(time.perf_counter())
 
-    score_batches([model], watched(), torch.device("cpu"))
+    score_batches(model, watched(), torch.device("cpu"))
     return [after - before for before, after in zip(moments, moments[1:])]
 
 
