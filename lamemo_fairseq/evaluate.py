@@ -177,7 +177,7 @@ def evaluate(cell: Cell, args: argparse.Namespace, title: str) -> Dict[str, Any]
     probe = Probe(cfg.model.decoder_layers, REACH) if args.attention else None
     began = time.perf_counter()
     pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two states of the bar
-    score_batches([model], tqdm(batches, desc=title, unit="segment", mininterval=pause), device, probe)
+    score_batches(model, tqdm(batches, desc=title, unit="segment", mininterval=pause), device, probe)
     seconds = time.perf_counter() - began
     result = {
         "memory_type": str(cfg.model.memory_type),

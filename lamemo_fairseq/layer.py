@@ -40,7 +40,7 @@ class FeedForward(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.dropout(F.relu(self.fc1(x)), self.dropout, self.training)
+        inner = F.dropout(F.relu_(self.fc1(x)), self.dropout, self.training)
         return F.dropout(self.fc2(inner), self.dropout, self.training)
 
 

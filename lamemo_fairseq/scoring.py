@@ -163,7 +163,11 @@ class Tally:
 
     def note(self, probabilities: Tensor, targets: Tensor, is_log: bool) -> None:
         """What a model gives ``targets`` [B, n]: (log-)probabilities [B, n, V], of a batch or of a piece of it."""
-        self.noted.append(probabilities.gather(-1, targets.unsqueeze(-1)).flatten())
+        self.take(probabilities.gather(-1, targets.unsqueeze(-1)), is_log)
+
+    def take(self, answers: Tensor, is_log: bool = True) -> None:
+        """A model's (log-)probabilities of the targets of a batch, or of its next piece, in any shape."""
+        self.noted.append(answers.flatten())
         self.is_log = is_log
 
     def settle(self, batch: Dict[str, Any]) -> Tensor:
@@ -222,14 +226,13 @@ class Accounted:
 
 
 def score_batches(
-    models: List[Any], batches: Iterable[Dict[str, Any]], device: torch.device, probe: Optional[Probe] = None
+    model: Any, batches: Iterable[Dict[str, Any]], device: torch.device, probe: Optional[Probe] = None
 ) -> None:
-    """Has ``models`` read what :class:`Accounted` gives, looked at by ``probe``; the tally then holds the score."""
+    """Has ``model`` read what :class:`Accounted` gives, looked at by ``probe``; the tally then holds the score."""
     with torch.inference_mode():
         for batch in batches:
             batch = utils.apply_to_sample(lambda tensor: tensor.to(device), batch)
             if probe is not None:
                 probe.begin(batch["net_input"]["src_tokens"] != batch["tally"].pad)
-            for model in models:
-                out = model(**batch["net_input"], probe=probe)
-                model.get_normalized_probs(out, log_probs=len(models) == 1, sample=batch)
+            answers, _ = model(**batch["net_input"], targets=batch["target"], probe=probe)
+            batch["tally"].take(answers)

@@ -67,11 +67,11 @@ class MemoryLanguageModelingTask(FairseqTask):
         self.wanted_losses[str(cfg.memory_type)] = model.decoder.memory.trained_apart
         return model
 
-    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+    def build_criterion(self, cfg: Any, **options: Any) -> Any:
         """Builds the criterion, unless it leaves out what the model's memory needs."""
         for memory_type, losses in self.wanted_losses.items():
             check_criterion(cfg._name, memory_type, losses)
-        return super().build_criterion(cfg, from_checkpoint)
+        return super().build_criterion(cfg, **options)
 
     def state_dict(self) -> Dict[str, Any]:
         """What a checkpoint keeps of the task: its dictionary's identity."""
