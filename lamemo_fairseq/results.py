@@ -3,9 +3,9 @@
     python -m lamemo_fairseq.results FOLDER --report report.html
 
 A study's folder holds ``results.csv``, ``runs/`` with a curve for each run and, where there are any, ``memory.csv``
-(columns corpus, condition, kind, seed, length, bpc) and ``attention.csv`` (columns corpus, condition, kind, seed,
-distance, share: which share of a token's attention falls that far back, averaged over layers and heads). Bits per
-token are bits per character where tokens are characters.
+(columns corpus, condition, kind, seed, length, bits) and ``attention.csv`` (columns corpus, condition, kind, seed,
+distance, share: the attention that one row that far back gets, averaged over layers and heads). Bits are bits per
+token: bits per character of characters, and the logarithm of the perplexity of words.
 """
 
 import argparse
@@ -131,13 +131,13 @@ class Study:
 
     def summary(self) -> Tuple[List[str], List[List[str]]]:
         """Heads and lines of a table: kinds by corpus and condition, best first."""
-        heads = ["corpus", "condition", "kind", "seeds", "parameters", "updates", "seconds", "valid bpc", "test bpc"]
+        heads = ["corpus", "condition", "kind", "seeds", "parameters", "updates", "seconds", "valid bits", "test bits"]
         lines = []
         for where, runs in grouped(self.rows, "corpus", "condition").items():
             kinds = grouped(runs, "kind")
-            for (kind,), mine in sorted(kinds.items(), key=lambda item: mean_of(item[1], "test_bpc")):
+            for (kind,), mine in sorted(kinds.items(), key=lambda item: mean_of(item[1], "test_bits")):
                 seconds, _ = mean_and_spread([float(run["seconds"]) for run in mine])
-                scores = [mean_and_spread([float(run[name]) for run in mine]) for name in ("valid_bpc", "test_bpc")]
+                scores = [mean_and_spread([float(run[name]) for run in mine]) for name in ("valid_bits", "test_bits")]
                 shown = [f"{mean:.4f} ± {spread:.4f}" for mean, spread in scores]
                 size = f"{int(mine[0]['parameters']):,}"
                 lines.append([*where, kind, str(len(mine)), size, mine[0]["updates"], f"{seconds:.0f}", *shown])
@@ -147,7 +147,7 @@ class Study:
         """The summary as Markdown."""
         heads, lines = self.summary()
         rows = [heads, ["---"] * len(heads), *lines]
-        note = "\n± is the standard deviation over seeds; seconds are those of training alone.\n"
+        note = "\nBits per token. ± is the standard deviation over seeds; seconds are those of training alone.\n"
         return "".join(f"| {' | '.join(row)} |\n" for row in rows) + note
 
     def figures(self) -> Dict[str, str]:
@@ -158,8 +158,15 @@ class Study:
             pictures[f"{name}-updates"] = draw(*self.curve(points, "updates"))
             pictures[f"{name}-seconds"] = draw(*self.curve(points, "seconds"))
         for what, rows, x, y, across, up in (
-            ("memory", self.memory, "length", "bpc", "rows of memory when scored", "bits per token"),
-            ("attention", self.attention, "distance", "share", "distance", "share of attention"),
+            ("memory", self.memory, "length", "bits", "rows of memory when scored", "bits per token"),
+            (
+                "attention",
+                self.attention,
+                "distance",
+                "share",
+                "rows back (a compressed row is one)",
+                "attention per row",
+            ),
         ):
             for (corpus, condition), points in grouped(rows, "corpus", "condition").items():
                 lines, bands = average(points, x, y)

@@ -4,13 +4,14 @@
     python scripts/study.py runs/study --seeds 1,2,3 --report runs/study/report.html
 
 Trains a grid of kinds x seeds x corpora (x conditions, see --vary) with fairseq-train, one process after another, and
-scores each with fairseq-eval-lm. Started again, it goes on where it was; --time-budget says when to stop. DEST holds
+scores each with lamemo_fairseq.evaluate. Started again, it goes on where it was; --time-budget says when to stop.
+DEST holds
 
     corpora/CORPUS/               texts and data-bin
     runs/CORPUS/CONDITION/KIND/seedK/   checkpoints, train.log, row.json
     results.csv                   one row per finished run
-    memory.csv                    bits per character against the memory held when scoring (--memory-lengths)
-    attention.csv                 attention by distance, if something has put it there (see lamemo_fairseq/results.py)
+    memory.csv, attention.csv     bits against the memory held when scoring, and attention by distance, with
+                                  --memory-lengths
     table.md, *.svg               what follows from these
 
 Seeds are the outer loop, so that whenever the time is up, the kinds have been treated alike.
@@ -22,6 +23,8 @@ import argparse
 import csv
 import json
 import logging
+import math
+import os
 import re
 import subprocess
 import sys
@@ -69,6 +72,7 @@ def decoded(path: Path) -> Iterator[str]:
 CORPORA: dict[str, Callable[[Path], Any]] = {
     "shakespeare": prepare_shakespeare.prepare,
     "python": prepare_python.prepare,
+    "topics": lambda dest: prepare_shakespeare.prepare(dest, offline=True),  # small, and on every machine
     "shakespeare-words": words(prepare_shakespeare.prepare),
     "python-words": words(prepare_python.prepare),
 }
@@ -113,7 +117,7 @@ class Setting:
 
 
 SETTINGS = {
-    "tiny": Setting("lamemo_lm_small", 16, 16, 4, 20, 1e-3, 10),  # to try the tool
+    "tiny": Setting("lamemo_lm_small", 32, 32, 32, 20, 1e-3, 10),  # to try the tool
     "cpu": Setting("lamemo_lm_small", 64, 64, 16, 2400, 1e-3, 200),
     "gpu": Setting("lamemo_lm_enwik8_base", 512, 512, 16, 20_000, 2.5e-4, 1000),
 }
@@ -202,7 +206,7 @@ def study(options: argparse.Namespace) -> None:
                         return finish(options)
                     if not run.complete(left):
                         continue
-                    run.score_memory(lengths)
+                    run.look(lengths)
                     finish(options)
     finish(options)
 
@@ -253,12 +257,6 @@ class Run:
                 fields[name] = True if value.startswith("--") else int(value) if value.isdigit() else value
         return LaMemoConfig(**fields)
 
-    def command(self, name: str, *arguments: Any) -> list[str]:
-        return [sys.executable, "-m", f"fairseq_cli.{name}", str(self.data), *map(str, arguments)] + [
-            "--user-dir",
-            str(ROOT / "lamemo_fairseq"),
-        ]
-
     def complete(self, seconds: float) -> bool:
         """Trains and scores what is not done yet; False where the time did not suffice."""
         if self.finished:
@@ -269,7 +267,8 @@ class Run:
         # Fairseq counts the time of the interrupted run as well.
         limit = [] if seconds == float("inf") else ["--stop-time-hours", f"{(self.spent() + seconds) / 3600:.6f}"]
         log = self.execute(
-            *("train", "--task", "memory_language_modeling", "--arch", setting.preset, "--save-dir", self.folder),
+            *("fairseq_cli.train", self.data, "--user-dir", ROOT / "lamemo_fairseq"),
+            *("--task", "memory_language_modeling", "--arch", setting.preset, "--save-dir", self.folder),
             *("--criterion", "memory_cross_entropy", "--tokens-per-sample", setting.tokens),
             *("--batch-size", setting.batch, "--seed", self.seed, "--random-offset", "--optimizer", "adam"),
             *("--lr", setting.lr, "--lr-scheduler", "cosine", "--warmup-updates", self.updates // 20),
@@ -292,8 +291,8 @@ class Run:
             "parameters": int(found.group(1).replace(",", "")),
             "updates": self.updates,
             "seconds": curve[-1]["seconds"],
-            "valid_bpc": min(point["bpc"] for point in curve),
-            "test_bpc": self.score("test"),
+            "valid_bits": bits(self.score("valid")[0]),
+            "test_bits": bits(self.score("test")[0]),
             "revision": revision(),
         }
         (self.folder / "curve.json").write_text(json.dumps(curve))
@@ -306,35 +305,40 @@ class Run:
         walls = re.findall(r'"wall": "(\d+)"', path.read_text(encoding="utf-8")) if path.exists() else []
         return float(walls[-1]) if walls else 0.0
 
-    def score(self, split: str, *arguments: Any) -> float:
-        """Bits per token of the best checkpoint."""
-        log = self.execute(
-            *("eval_lm", "--path", self.folder / "checkpoint_best.pt", "--gen-subset", split),
-            *("--task", "memory_language_modeling", "--batch-size", self.setting.batch),
+    def score(self, split: str, *arguments: Any) -> list[dict[str, Any]]:
+        """What ``lamemo_fairseq.evaluate`` finds of the best checkpoint; it keeps what it has found before."""
+        folder = self.folder / f"scores-{split}"
+        self.execute(
+            *("lamemo_fairseq.evaluate", self.data, "--path", self.folder / "checkpoint_best.pt"),
+            *("--results-path", folder, "--gen-subset", split, "--batch-size", self.setting.batch),
             *("--tokens-per-sample", self.setting.tokens, *arguments),
         )
-        found = re.search(r"Loss \(base 2\): ([\d.]+)", log)
-        assert found, log[-2000:]
-        return float(found.group(1))
+        return json.loads((folder / "results.json").read_text())
 
-    def score_memory(self, lengths: list[int]) -> None:
-        """Scores validation text with other lengths of the rows that are kept as they are."""
-        path = self.folder / "memory.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
-        for length in lengths if self.kind != "none" else []:
-            if str(length) not in known:
-                known[str(length)] = self.score("valid", "--model-overrides", json.dumps({"mem_len": length}))
-                path.write_text(json.dumps(known))
+    def look(self, lengths: list[int]) -> None:
+        """Scores the validation text with other lengths of the rows that are kept as they are, attention looked at."""
+        path = self.folder / "look.json"
+        if self.kind == "none" or not lengths or path.exists():
+            return
+        path.write_text(json.dumps(self.score("valid", "--attention", "--mem-len", *lengths)))
 
-    def execute(self, name: str, *arguments: Any) -> str:
-        """Runs one of fairseq's commands; its output, also of earlier runs, in the folder's log."""
+    def execute(self, module: str, *arguments: Any) -> str:
+        """Runs a module; its output, for training also that of earlier runs, in the folder's log."""
+        name = module.rpartition(".")[2]
         path = self.folder / f"{name}.log"
-        with open(path, "a" if name == "train" else "w", encoding="utf-8") as log:
-            done = subprocess.run(self.command(name, *arguments), stdout=log, stderr=subprocess.STDOUT)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with open(path, "a", encoding="utf-8") as log:
+            command = [sys.executable, "-m", module, *map(str, arguments)]
+            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         text = path.read_text(encoding="utf-8")
         if done.returncode != 0:
-            raise StudyError(f"fairseq-{name.replace('_', '-')} failed ({text.strip().splitlines()[-1]}); see {path}")
+            raise StudyError(f"{module} failed ({text.strip().splitlines()[-1]}); see {path}")
         return text
+
+
+def bits(result: dict[str, Any]) -> float:
+    """Bits per token: bits per character of characters, and the logarithm of the perplexity of words."""
+    return result["loss_nats"] / math.log(2)
 
 
 def parameters(cfg: LaMemoConfig, tokens: int) -> int:
@@ -354,19 +358,24 @@ def revision() -> str:
 
 
 def finish(options: argparse.Namespace) -> None:
-    """results.csv and memory.csv from the runs' own files, then everything that follows from them."""
+    """The CSV files from the runs' own, then everything that follows from them."""
     rows = [json.loads(path.read_text()) for path in sorted(options.dest.glob("runs/*/*/*/*/row.json"))]
     if rows:
         write_csv(options.dest / "results.csv", rows)
-    memory = []
-    for path in sorted(options.dest.glob("runs/*/*/*/*/memory.json")):
+    memory, attention = [], []
+    for path in sorted(options.dest.glob("runs/*/*/*/*/look.json")):
         row = json.loads((path.parent / "row.json").read_text())
-        for length, bits in json.loads(path.read_text()).items():
-            memory.append(
-                {**{k: row[k] for k in ("corpus", "condition", "kind", "seed")}, "length": length, "bpc": bits}
-            )
-    if memory:
-        write_csv(options.dest / "memory.csv", memory)
+        run = {name: row[name] for name in ("corpus", "condition", "kind", "seed")}
+        found = [result for result in json.loads(path.read_text()) if result["attention"]]
+        memory += [{**run, "length": result["mem_len"], "bits": bits(result)} for result in found]
+        # Attention is shown for the largest of the memories.
+        widest = max(found, key=lambda result: result["mem_len"])
+        for distance, share in enumerate(widest["attention_by_distance"]):
+            if share is not None:
+                attention.append({**run, "distance": distance, "share": share})
+    for name, lines in (("memory", memory), ("attention", attention)):
+        if lines:
+            write_csv(options.dest / f"{name}.csv", lines)
     if not rows:
         return
     study = results.Study.read(options.dest)
