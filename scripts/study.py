@@ -128,14 +128,14 @@ class StudyError(Exception):
 
 
 def main() -> None:
-    options = parse()
+    options = parse(sys.argv[1:])
     try:
         study(options)
     except (StudyError, UsageError, CorpusError) as error:
         sys.exit(f"study: {error}")
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("dest", type=Path, help="folder of the study, made or continued")
     parser.add_argument("--kinds", default=",".join(KINDS), help="memory kinds (default: all)")
@@ -153,7 +153,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory-lengths", default="", help="score with these memories as well, e.g. 0,32,64,128")
     parser.add_argument("--time-budget", type=float, default=float("inf"), metavar="MINUTES", help="then stop")
     parser.add_argument("--report", type=Path, help="write one page with everything here")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def chosen(flag: str, value: str, known: Any) -> list[str]:
@@ -193,6 +193,8 @@ def study(options: argparse.Namespace) -> None:
     names = chosen("corpora", options.corpora, CORPORA)
     seeds, lengths = numbers("seeds", options.seeds), numbers("memory-lengths", options.memory_lengths)
     points = conditions(options.vary)
+    if not seeds:
+        raise StudyError("--seeds names none: give numbers joined by commas")
     for name in names:
         CORPORA[name](options.dest / "corpora" / name)
     for seed in seeds:
