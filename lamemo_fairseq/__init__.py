@@ -1,10 +1,20 @@
 """LaMemo and its relatives for fairseq: importing this package registers the model and the task."""
 
-from . import hooks, messages, model, task
+from . import criterion, hooks, messages, model, task
+from .criterion import MemoryCrossEntropyCriterion
 from .model import LaMemoLanguageModel
 from .task import MemoryLanguageModelingTask
 
 messages.install()
 hooks.install()
 
-__all__ = ["LaMemoLanguageModel", "MemoryLanguageModelingTask", "hooks", "messages", "model", "task"]
+__all__ = [
+    "LaMemoLanguageModel",
+    "MemoryCrossEntropyCriterion",
+    "MemoryLanguageModelingTask",
+    "criterion",
+    "hooks",
+    "messages",
+    "model",
+    "task",
+]
