@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import partial
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
@@ -19,6 +20,7 @@ from .data import Layout, Segments, Text, rotation, rows_for
 from .errors import UsageError
 from .resume import StreamIterator
 from .segments import varied
+from .shortage import survive
 from .streams import Stream
 
 logger = logging.getLogger(__name__)
@@ -182,9 +184,8 @@ class MemoryLanguageModelingTask(FairseqTask):
             if not any(p.grad is not None for p in model.parameters()):
                 stream.begin_update()
             sample = attach(sample, stream)
-        loss, sample_size, output = super().train_step(
-            sample, model, criterion, optimizer, update_num, ignore_grad, **extra
-        )
+        step = partial(super().train_step, model=model, criterion=criterion, optimizer=optimizer, update_num=update_num)
+        loss, sample_size, output = survive(partial(step, **extra), sample, optimizer, ignore_grad)
         return loss, sample_size, {**output, **monitor.observe(self.stream(sample["stream"]), loss.device)}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:

@@ -48,6 +48,7 @@ def run_command(module: str, arguments: Sequence[str], output: str, environment:
     # What the server has imported holds its own streams, which write to the same numbers.
     os.environ.update(environment)
     sys.argv = [module, *arguments]
+    multiprocessing.set_start_method("fork", force=True)  # for what the command starts, as without the server
     code = 0
     try:
         limit = environment.get("TEST_FILE_SIZE_LIMIT")
@@ -183,11 +184,14 @@ def train(
     ranks: int = 1,
     rank_flags: Optional[List[List[object]]] = None,
     disable_validation: bool = True,
+    output: Optional[Path] = None,
     **environment: str,
 ) -> List[Command]:
     """Starts ``fairseq-train`` on each of ``ranks`` processes; the tests' small model where flags say nothing else."""
     save_dir = Path(str(save_dir))
-    save_dir.parent.mkdir(parents=True, exist_ok=True)
+    if output is None:
+        save_dir.parent.mkdir(parents=True, exist_ok=True)
+        output = save_dir.parent / f"{save_dir.name}.log"
     base = [
         *(data, "--user-dir", PLUGIN, "--task", "memory_language_modeling", "--arch", "lamemo_lm", "--cpu"),
         *("--decoder-layers", 2, "--decoder-embed-dim", 16, "--decoder-ffn-embed-dim", 32),
@@ -198,7 +202,7 @@ def train(
         *flags,
     ]
     if ranks == 1:
-        return [Command("train", base, save_dir.parent / f"{save_dir.name}.log", **environment)]
+        return [Command("train", base, output, **environment)]
     meeting = [
         *("--distributed-world-size", ranks, "--distributed-init-method", f"tcp://127.0.0.1:{free_port()}"),
         *("--distributed-no-spawn", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"),
@@ -207,7 +211,7 @@ def train(
         Command(
             "train",
             [*base, *meeting, "--distributed-rank", rank, *(rank_flags[rank] if rank_flags else [])],
-            save_dir.parent / f"{save_dir.name}.{rank}.log",
+            output.with_suffix(f".{rank}.log"),
             **environment,
         )
         for rank in range(ranks)
