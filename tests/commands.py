@@ -185,6 +185,7 @@ def train(
     rank_flags: Optional[List[List[object]]] = None,
     disable_validation: bool = True,
     output: Optional[Path] = None,
+    cpu: bool = True,
     **environment: str,
 ) -> List[Command]:
     """Starts ``fairseq-train`` on each of ``ranks`` processes; the tests' small model where flags say nothing else."""
@@ -193,7 +194,8 @@ def train(
         save_dir.parent.mkdir(parents=True, exist_ok=True)
         output = save_dir.parent / f"{save_dir.name}.log"
     base = [
-        *(data, "--user-dir", PLUGIN, "--task", "memory_language_modeling", "--arch", "lamemo_lm", "--cpu"),
+        *(data, "--user-dir", PLUGIN, "--task", "memory_language_modeling", "--arch", "lamemo_lm"),
+        *(["--cpu"] if cpu else []),
         *("--decoder-layers", 2, "--decoder-embed-dim", 16, "--decoder-ffn-embed-dim", 32),
         *("--decoder-attention-heads", 2, "--mem-len", 12, "--dropout", 0.1, "--attention-dropout", 0.1),
         *("--tokens-per-sample", 8, "--batch-size", 4, "--optimizer", "adam", "--lr", 0.01, "--clip-norm", 0.25),
