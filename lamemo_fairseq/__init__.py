@@ -1,9 +1,9 @@
 """LaMemo and its relatives for fairseq: importing this package registers the model and the task."""
 
-from . import messages, model, task
+from . import characters, messages, model, task
 from .model import LaMemoLanguageModel
 from .task import MemoryLanguageModelingTask
 
 messages.install()
 
-__all__ = ["LaMemoLanguageModel", "MemoryLanguageModelingTask", "messages", "model", "task"]
+__all__ = ["LaMemoLanguageModel", "MemoryLanguageModelingTask", "characters", "messages", "model", "task"]

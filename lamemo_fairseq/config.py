@@ -136,6 +136,18 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
         default=False,
         metadata={"help": "each training epoch begins at another place of the text, drawn from the seed"},
     )
+    stop_at_eos: bool = field(
+        default=False, metadata={"help": "generation: a </s> ends the text (default: documents go on)"}
+    )
+    carry_memory: bool = field(
+        default=False,
+        metadata={"help": "fairseq-generate: each prompt continues from the memory of all text before it in the split"},
+    )
+    prompt_blocks: Optional[str] = field(
+        default=None,
+        metadata={"help": "fairseq-generate: blocks of the split to continue, FIRST:END or one number (default: all)"},
+    )
+    prefix_size: int = II("generation.prefix_size")
     seed: int = II("common.seed")
     batch_size: Optional[int] = II("dataset.batch_size")
     batch_size_valid: Optional[int] = II("dataset.batch_size_valid")

@@ -5,7 +5,7 @@ Letters as in ``ops.py``. Fairseq calls it in three ways: with a stream whose me
 """
 
 from dataclasses import replace
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -210,13 +210,20 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             opened = self.open(tokens.size(0))
             incremental_state[STATE_KEY] = opened
         top = None
-        while opened.read < tokens.size(1):
-            if opened.is_full:
-                opened.close(self.memory)
-            chunk = tokens[:, opened.read : opened.read + opened.room - opened.length]
-            top = self.extend_chunk(chunk, opened)
+        for features in self.read_on(tokens[:, opened.read :], opened):
+            top = features
         assert top is not None, "no new token was given"
         return top[:, -1:]
+
+    def read_on(self, tokens: Tensor, opened: OpenSegment) -> Iterator[Tensor]:
+        """Reads tokens [B, n] behind those that were read; features [B, n', D] of one (part of a) segment each."""
+        start = 0
+        while start < tokens.size(1):
+            if opened.is_full:
+                opened.close(self.memory)
+            chunk = tokens[:, start : start + opened.room - opened.length]
+            yield self.extend_chunk(chunk, opened)
+            start += chunk.size(1)
 
     def open(self, streams: int, state: Optional[MemoryState] = None) -> OpenSegment:
         """A segment that waits for its first token, behind ``state`` (default: an empty memory)."""

@@ -78,9 +78,12 @@ class OpenSegment:
         self.begin(memory.absorb(self.state, self.record(), self.length))
 
     def reorder(self, order: Tensor) -> None:
-        """Streams in another order: ``order`` [B'] of stream numbers."""
-        if self.embeddings.tensor is None or is_identity(order, self.embeddings.tensor.size(0)):
-            return
+        """Streams in another order: ``order`` [B'] of stream numbers; the identity costs nothing."""
+        if self.embeddings.tensor is not None and not is_identity(order, self.embeddings.tensor.size(0)):
+            self.select(order)
+
+    def select(self, order: Tensor) -> None:
+        """Streams in another order, or some of them, or some more than once."""
         self.state = self.state.select(order)
         for buffer in [self.embeddings, *self.inputs, *self.outputs, *self.lses]:
             buffer.select(order)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 from fairseq import utils
@@ -14,7 +14,10 @@ from torch import Tensor
 from .config import MemoryLanguageModelingConfig
 from .data import Layout, Segments, Text, rotation, rows_for
 from .errors import UsageError
+from .generate import PromptedGenerator, check_generation
+from .prompts import History, HistoricBatches, PromptBlocks, PromptLines, continue_texts, encode_lines
 from .streams import Stream
+from .symbols import TextDictionary
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class MemoryLanguageModelingTask(FairseqTask):
 
     def get_batch_iterator(  # type: ignore[override]
         self,
-        dataset: Text,
+        dataset: Union[Text, PromptLines],
         max_tokens: Optional[int] = None,
         max_sentences: Optional[int] = None,
         seed: int = 1,
@@ -76,8 +79,13 @@ class MemoryLanguageModelingTask(FairseqTask):
     ) -> iterators.EpochBatchIterator:
         """Batches of ``max_sentences`` rows, segment after segment, never shuffled.
 
-        Rank ``shard_id`` reads its own rows; all ranks together read every token once.
+        Rank ``shard_id`` reads its own rows; all ranks together read every token once. Only ``fairseq-generate``
+        has a ``--prefix-size``: its batches are prompts.
         """
+        if isinstance(dataset, PromptLines):
+            return super().get_batch_iterator(dataset, max_tokens, max_sentences or 1)
+        if self.cfg.prefix_size > 0:
+            return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample
         rows = rows_for(max_sentences, max_tokens, tokens)
         rotates = self.cfg.random_offset and dataset.name == "train"
@@ -132,6 +140,55 @@ class MemoryLanguageModelingTask(FairseqTask):
         ).next_epoch_itr(shuffle=False)
         stream = Stream(dataset.name)
         return iterators.CountingIterator((attach(batch, stream) for batch in batches), start=0, total=len(batches))
+
+    def prompts(
+        self,
+        text: Text,
+        max_tokens: Optional[int],
+        max_sentences: Optional[int],
+        num_shards: int,
+        shard_id: int,
+        num_workers: int,
+    ) -> Any:
+        """Batches of prompts for ``fairseq-generate``, with ``--carry-memory`` each with what came before."""
+        segment, eos = self.cfg.tokens_per_sample, self.dictionary.eos()
+        blocks = PromptBlocks(text, self.cfg.prefix_size, segment, self.dictionary.pad(), self.cfg.prompt_blocks)
+        batches = super().get_batch_iterator(
+            blocks, max_tokens, max_sentences, num_shards=num_shards, shard_id=shard_id, num_workers=num_workers
+        )
+        return HistoricBatches(batches, History(text, segment, eos), blocks.segments) if self.cfg.carry_memory else batches
+
+    def get_interactive_tokens_and_lengths(
+        self, lines: List[str], encode_fn: Callable[[str], str]
+    ) -> Tuple[List[Tensor], List[int]]:
+        """Tokens of typed prompts."""
+        tokens = encode_lines(lines, encode_fn, self.dictionary)
+        return tokens, [len(prompt) for prompt in tokens]
+
+    def build_dataset_for_inference(self, src_tokens: List[Tensor], src_lengths: Any, **unused: Any) -> PromptLines:
+        """Typed prompts as a dataset."""
+        return PromptLines(src_tokens, self.dictionary.pad())
+
+    def build_generator(  # type: ignore[override]
+        self,
+        models: List[Any],
+        args: Any,
+        seq_gen_cls: Optional[Any] = None,
+        extra_gen_cls_kwargs: Optional[Dict[str, Any]] = None,
+        **options: Any,
+    ) -> Any:
+        """The generator that reads prompts ahead, for fairseq's choice of search."""
+        check_generation(args, models)
+        extra = {"stop_at_eos": self.cfg.stop_at_eos, **(extra_gen_cls_kwargs or {})}
+        for name in ("lm_model", "lm_weight"):  # fusion was refused above
+            extra.pop(name, None)
+        return super().build_generator(models, args, seq_gen_cls or PromptedGenerator, extra, **options)
+
+    def inference_step(
+        self, generator: Any, models: List[Any], sample: Dict[str, Any], prefix_tokens: Any = None, constraints: Any = None
+    ) -> List[List[Dict[str, Tensor]]]:
+        """Continues the prompts of a batch. ``prefix_tokens`` are those prompts again."""
+        return continue_texts(generator, models, sample, self.dictionary)
 
     def train_step(
         self,
@@ -197,6 +254,6 @@ def load_dictionary(data: Optional[str]) -> Dictionary:
         raise UsageError(
             f"data directory {os.path.dirname(path)} has no dict.txt: name the one that fairseq-preprocess made"
         )
-    dictionary = Dictionary.load(path)
+    dictionary = TextDictionary.load(path)
     logger.info("dictionary: %d types", len(dictionary))
     return dictionary
