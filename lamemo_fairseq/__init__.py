@@ -1,9 +1,19 @@
 """LaMemo and its relatives for fairseq: importing this package registers the model and the task."""
 
-from . import characters, messages, model, task
+from . import characters, criterion, messages, model, task
+from .criterion import MemoryCrossEntropyCriterion
 from .model import LaMemoLanguageModel
 from .task import MemoryLanguageModelingTask
 
 messages.install()
 
-__all__ = ["LaMemoLanguageModel", "MemoryLanguageModelingTask", "characters", "messages", "model", "task"]
+__all__ = [
+    "LaMemoLanguageModel",
+    "MemoryCrossEntropyCriterion",
+    "MemoryLanguageModelingTask",
+    "characters",
+    "criterion",
+    "messages",
+    "model",
+    "task",
+]

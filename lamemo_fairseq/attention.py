@@ -3,7 +3,7 @@
 Projections and biases around two calls of ``ops.attend``. Letters as in ``ops.py`` and ``positions.py``.
 """
 
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from . import ops
 from .buffers import Buffer
+from .distances import Distances, DistanceTable
+from .memory.base import Beyond
 from .ops import Attention
 from .positions import AheadPlan, Plan, align
 
@@ -18,12 +20,12 @@ from .positions import AheadPlan, Plan, align
 class Cache:
     """Keys and values of an open segment, for decoding: those of the memory, then one by one its own.
 
-    ``distances`` [S, H * d] are the projected encodings, which depend on weights alone.
+    ``distances`` are the projected encodings, which depend on weights alone.
     """
 
     def __init__(self, room: int) -> None:
         self.keys, self.values = Buffer(room, dim=2), Buffer(room, dim=2)  # [B, H, room, d]
-        self.distances: Optional[Tensor] = None
+        self.distances: Optional[Distances] = None
 
     def select(self, order: Tensor) -> None:
         """Streams in another order."""
@@ -35,7 +37,8 @@ class Biases(nn.Module):
     """The vectors per head that all layers share: u (content) and w (position), for both directions.
 
     ``disentangled`` has w_left and w_right, ``disentangled-v2`` splits u too, ``transformer-xl`` uses w_left
-    and u in both directions, ``absolute`` has none (LaMemo, section 3.3).
+    and u in both directions, ``absolute`` has none (LaMemo, section 3.3). ``shaw`` has some per layer instead:
+    see ``distances.DistanceTable``.
     """
 
     def __init__(self, encoding: str, looks_ahead: bool, heads: int, head_dim: int) -> None:
@@ -45,8 +48,9 @@ class Biases(nn.Module):
             return nn.Parameter(torch.empty(heads, head_dim)) if wanted else None
 
         split = looks_ahead and encoding.startswith("disentangled")
-        self.content = vector(encoding != "absolute")
-        self.position = vector(encoding != "absolute")
+        shared = encoding not in ("absolute", "shaw")
+        self.content = vector(shared)
+        self.position = vector(shared)
         self.position_right = vector(split)
         self.content_right = vector(split and encoding == "disentangled-v2")
 
@@ -62,11 +66,16 @@ class Biases(nn.Module):
 
 
 class Mixed(NamedTuple):
-    """``rows`` [B, M' + N, D], M' = M where the memory looked ahead and else 0; ``kept`` for the memory."""
+    """``rows`` [B, M' + N, D], M' = M where the memory looked ahead and else 0; ``kept`` for the memory.
+
+    ``usage`` [B, T], the attention that each key received from the current tokens, or what ``beyond`` returned.
+    """
 
     rows: Tensor
     kept: Optional[Attention]
     alpha: Optional[Tensor]
+    usage: Optional[Tensor]
+    loss: Optional[Tensor]
 
 
 class RelativeAttention(nn.Module):
@@ -78,15 +87,19 @@ class RelativeAttention(nn.Module):
         head_dim: d.
         dropout: on attention weights.
         relative: project encodings of distances (False with absolute positions).
+        table: distances that are learned one by one, up to this many (``shaw``); None: sinusoids.
     """
 
-    def __init__(self, dim: int, heads: int, head_dim: int, dropout: float, relative: bool) -> None:
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, dropout: float, relative: bool, table: Optional[int] = None
+    ) -> None:
         super().__init__()
         self.heads, self.head_dim, self.dropout = heads, head_dim, dropout
         width = heads * head_dim
         self.q_proj = nn.Linear(dim, width, bias=False)
         self.kv_proj = nn.Linear(dim, 2 * width, bias=False)
-        self.r_proj = nn.Linear(dim, width, bias=False) if relative else None
+        self.r_proj = nn.Linear(dim, width, bias=False) if relative and table is None else None
+        self.table = None if table is None else DistanceTable(table, heads, head_dim)
         self.out_proj = nn.Linear(width, dim, bias=False)
 
     def forward(
@@ -97,7 +110,9 @@ class RelativeAttention(nn.Module):
         biases: Biases,
         *,
         carried: Optional[Attention] = None,
+        beyond: Optional[Callable[[Tensor], Beyond]] = None,
         want_lse: bool = False,
+        want_usage: bool = False,
         cache: Optional[Cache] = None,
     ) -> Mixed:
         """Attends from the current tokens and, where attention is ``carried``, from the memory ahead.
@@ -108,7 +123,9 @@ class RelativeAttention(nn.Module):
             plan: distances and visibility of this segment.
             biases: shared vectors.
             carried: what the memory rows gathered before; None where they are only read.
+            beyond: a further memory for the same queries, whose rows are added.
             want_lse: keep the outputs with their log-sum-exps.
+            want_usage: return how much attention each key received, averaged over heads.
             cache: keys and values of an open segment.
         """
         keys, values = self.kv_proj(h).chunk(2, dim=-1)
@@ -127,46 +144,57 @@ class RelativeAttention(nn.Module):
         if carried is not None and memory > 0:
             assert plan.ahead is not None and lse is not None and distances is not None
             span = slice(memory - plan.ahead.keys + 1, memory + 1)
-            scores = self.ahead_scores(queries[:, :, :memory], keys[:, :, span], distances, plan.ahead, biases)
+            scores = self.ahead_scores(queries[:, :, :memory], keys[:, :, span], distances.keys, plan.ahead, biases)
             right = ops.attend(scores, values[:, :, span], carried=carried, dropout=dropout, want_lse=True)
             assert right.lse is not None
             output = torch.cat([right.output, output], dim=2)
             lse, alpha = torch.cat([right.lse, lse], dim=2), right.alpha
         rows = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
         kept = None if lse is None else Attention(output.detach(), lse)
-        return Mixed(rows, kept, alpha)
+        usage = left.weights.detach().mean(1).sum(1) if want_usage else None  # [B, T]
+        if beyond is None:
+            return Mixed(rows, kept, alpha, usage, None)
+        further = beyond(queries)
+        return Mixed(rows + further.rows, kept, alpha, further.usage, further.loss)
 
     def split(self, rows: Tensor) -> Tensor:
         """[B, n, H * d] -> [B, H, n, d]."""
         return rows.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
-    def project_distances(self, plan: Plan, cache: Optional[Cache]) -> Optional[Tensor]:
-        """Encodings of distances as this layer sees them, R [S, H * d], or None."""
-        if self.r_proj is None:
+    def project_distances(self, plan: Plan, cache: Optional[Cache]) -> Optional[Distances]:
+        """Encodings of distances as this layer sees them, or None."""
+        if self.r_proj is None and self.table is None:
             return None
         if cache is not None and cache.distances is not None:
             return cache.distances
         assert plan.encodings is not None
-        projected = self.r_proj(plan.encodings)
+        if self.table is not None:
+            projected = self.table(plan.encodings)
+        else:
+            assert self.r_proj is not None
+            projected = Distances(self.r_proj(plan.encodings), None)
         if cache is not None:
             cache.distances = projected
         return projected
 
     def causal_scores(
-        self, queries: Tensor, keys: Tensor, distances: Optional[Tensor], plan: Plan, biases: Biases
+        self, queries: Tensor, keys: Tensor, distances: Optional[Distances], plan: Plan, biases: Biases
     ) -> Tensor:
         """(q + u)·k + (q + w_left)·R of the distance to the left: [B, H, N, T], hidden keys ``-inf``.
 
         Scores of Transformer-XL (arXiv 1901.02860, section 3.3), which LaMemo keeps for the past.
         """
-        content, position = biases.left()
+        content, position = biases.left() if self.table is None else self.table.left()
         scores = self.biased(queries, content) @ keys.transpose(-2, -1)
         if distances is not None:
-            R = distances[plan.causal].unflatten(-1, (self.heads, self.head_dim))  # [T + 1, H, d]
+            R = distances.keys[plan.causal].unflatten(-1, (self.heads, self.head_dim))  # [T + 1, H, d]
             B, H, N, d = queries.shape
             q = self.biased(queries, position).transpose(0, 1).reshape(H, B * N, d)
             products = torch.bmm(q, R.permute(1, 2, 0))  # [H, B * N, T + 1]: one R serves all streams
-            scores += align(products.view(H, B, N, -1)).transpose(0, 1)
+            products = products.view(H, B, N, -1)
+            if distances.bias is not None:
+                products = products + distances.bias[plan.causal].t()[:, None, None] * d**-0.5
+            scores += align(products).transpose(0, 1)
         scores += plan.hidden
         return scores
 

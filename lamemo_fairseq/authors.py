@@ -62,7 +62,7 @@ def read(path: str) -> Dict[str, Any]:
         raise UsageError(f"--checkpoint {path} is no file: name one that the authors' program wrote")
     try:
         theirs = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise UsageError(
             f"--checkpoint {path} cannot be read without running code from it, or is damaged: save it anew "
             "with plain containers and tensors only"
@@ -186,7 +186,7 @@ def import_checkpoint(path: str, save_dir: str) -> str:
     return target
 
 
-def fairseq_config(flags: Dict[str, Any], tokens_per_sample: int, data: str) -> Dict[str, Any]:
+def fairseq_config(flags: Dict[str, Any], tokens_per_sample: int, data: str) -> Dict[Any, Any]:
     """The configuration that ``fairseq-train`` would have written for these flags."""
     words = [os.path.abspath(data), "--task", "memory_language_modeling", "--arch", "lamemo_lm"]
     words += ["--tokens-per-sample", str(tokens_per_sample), "--optimizer", "adam", "--batch-size", "1"]
@@ -194,4 +194,6 @@ def fairseq_config(flags: Dict[str, Any], tokens_per_sample: int, data: str) -> 
         flag = "--" + name.replace("_", "-")
         words += ([flag] if value else []) if isinstance(value, bool) else [flag, str(value)]
     arguments = options.parse_args_and_arch(options.get_training_parser(), input_args=words)
-    return OmegaConf.to_container(convert_namespace_to_omegaconf(arguments), resolve=True, enum_to_str=True)
+    config = OmegaConf.to_container(convert_namespace_to_omegaconf(arguments), resolve=True, enum_to_str=True)
+    assert isinstance(config, dict)
+    return config

@@ -8,17 +8,15 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
 from .errors import UsageError
+from .memory import KINDS
 
 # The encodings that each memory kind can use, the default first.
-ENCODINGS: Dict[str, Tuple[str, ...]] = {
-    "lookahead": ("disentangled", "disentangled-v2", "transformer-xl"),
-    "recurrence": ("transformer-xl",),
-    "none": ("absolute", "transformer-xl"),
-}
+ENCODINGS: Dict[str, Tuple[str, ...]] = {name: kind.encodings for name, kind in KINDS.items()}
 
 # Choices are made at run time, as fairseq wants them; a type checker cannot follow.
 MEMORY_TYPES = ChoiceEnum(list(ENCODINGS))
-POSITION_ENCODINGS = ChoiceEnum(["disentangled", "disentangled-v2", "transformer-xl", "absolute"])
+POSITION_ENCODINGS = ChoiceEnum(["disentangled", "disentangled-v2", "transformer-xl", "shaw", "absolute"])
+COMPRESSIONS = ChoiceEnum(["conv", "dilated-conv", "mean", "max", "most-used"])
 LOOK_AHEADS = ChoiceEnum(["incremental", "full"])
 DATASET_IMPLS = ChoiceEnum(get_available_dataset_impl())
 
@@ -33,8 +31,8 @@ class LaMemoConfig(FairseqDataclass):
     position_encoding: Optional[POSITION_ENCODINGS] = field(  # type: ignore[valid-type]
         default=None,
         metadata={
-            "help": "how distances enter attention (default: disentangled for lookahead, transformer-xl "
-            "for recurrence, absolute for none)"
+            "help": "how distances enter attention (default: disentangled for lookahead, absolute for none, "
+            "transformer-xl for the others)"
         },
     )
     look_ahead: LOOK_AHEADS = field(  # type: ignore[valid-type]
@@ -61,6 +59,55 @@ class LaMemoConfig(FairseqDataclass):
     attention_dropout: float = field(default=0.0, metadata={"help": "dropout on attention weights"})
     checkpoint_activations: bool = field(
         default=False, metadata={"help": "recompute layers in the backward pass, to save memory"}
+    )
+    max_distance: Optional[int] = field(
+        default=None,
+        metadata={"help": "shaw: distances with an entry of their own (default: mem-len + tokens-per-sample)"},
+    )
+    compressed_mem_len: Optional[int] = field(
+        default=None, metadata={"help": "compressive: compressed rows that are kept (default: mem-len)"}
+    )
+    compression_rate: int = field(default=2, metadata={"help": "compressive: rows that become one"})
+    compression: COMPRESSIONS = field(  # type: ignore[valid-type]
+        default="conv", metadata={"help": "compressive: how rows become one"}
+    )
+    reconstruction_weight: float = field(
+        default=1.0, metadata={"help": "compressive: weight of the loss that trains the compression"}
+    )
+    long_term_basis: int = field(default=64, metadata={"help": "continuous: bumps that make up the signal"})
+    long_term_samples: Optional[int] = field(
+        default=None, metadata={"help": "continuous: samples of the old signal in a fit (default: long-term-basis)"}
+    )
+    long_term_ridge: float = field(default=0.5, metadata={"help": "continuous: penalty of the ridge regression"})
+    long_term_contraction: float = field(
+        default=0.75, metadata={"help": "continuous: what the old signal is contracted to when rows enter"}
+    )
+    long_term_sticky: bool = field(
+        default=False, metadata={"help": "continuous: keep more of what was read more (sticky memories)"}
+    )
+    long_term_kl: float = field(
+        default=1e-5, metadata={"help": "continuous: weight of the regulariser of the densities' variances"}
+    )
+    long_term_sigma: float = field(
+        default=0.05, metadata={"help": "continuous: standard deviation that the regulariser pulls towards"}
+    )
+    adaptive_input: bool = field(
+        default=False, metadata={"help": "embeddings of rarer words are narrower (needs --adaptive-softmax-cutoff)"}
+    )
+    adaptive_input_cutoff: Optional[str] = field(
+        default=None, metadata={"help": "ranks at which embeddings get narrower (default: adaptive-softmax-cutoff)"}
+    )
+    adaptive_input_factor: float = field(default=4, metadata={"help": "how much narrower each time"})
+    adaptive_softmax_cutoff: Optional[str] = field(
+        default=None, metadata={"help": "ranks at which the output layer's clusters end, joined by commas"}
+    )
+    adaptive_softmax_factor: float = field(default=4, metadata={"help": "how much narrower each cluster is"})
+    adaptive_softmax_dropout: float = field(default=0.0, metadata={"help": "dropout in the output layer's clusters"})
+    tie_adaptive_weights: bool = field(
+        default=False, metadata={"help": "adaptive softmax and adaptive input share embeddings"}
+    )
+    tie_adaptive_proj: bool = field(
+        default=False, metadata={"help": "and their projections (needs --tie-adaptive-weights)"}
     )
 
     @property
@@ -105,15 +152,57 @@ class LaMemoConfig(FairseqDataclass):
                 f"--position-encoding {self.encoding} cannot be used with --memory-type "
                 f"{self.memory_type}: choose {' or '.join(allowed)}"
             )
-        if str(self.look_ahead) == "full" and str(self.memory_type) != "lookahead":
-            raise UsageError(
-                f"--look-ahead full needs a memory that looks ahead, not --memory-type {self.memory_type}: "
-                "leave it out, or choose --memory-type lookahead"
-            )
+        self.check_flags_of_kinds()
+        self.check_vocabulary()
         if self.clamp_len == 0 or self.clamp_len < -1:
             raise UsageError(f"--clamp-len {self.clamp_len} is no distance: choose 1 or more, or -1 for none")
         if self.same_length and self.mem_len == 0:
             raise UsageError("--same-length with --mem-len 0 leaves nothing to see: raise --mem-len")
+
+    def check_flags_of_kinds(self) -> None:
+        """A flag of another kind than the one chosen would do nothing."""
+        chosen = str(self.memory_type)
+        for name, kind in KINDS.items():
+            for field_name in kind.flags if name != chosen else ():
+                self.refuse_unless_default(field_name, f"--memory-type {name}", f"--memory-type {chosen}")
+        if self.encoding != "shaw":
+            self.refuse_unless_default(
+                "max_distance", "--position-encoding shaw", f"--position-encoding {self.encoding}"
+            )
+        elif self.max_distance is not None:
+            at_least("max_distance", self.max_distance, 1)
+        KINDS[chosen].check(self)
+
+    def check_vocabulary(self) -> None:
+        """Cutoffs against the dictionary are checked where it is known, in ``vocabulary.py``."""
+        softmax = self.adaptive_softmax_cutoff
+        if softmax is None:
+            for name in ("adaptive_input", "adaptive_softmax_factor", "adaptive_softmax_dropout"):
+                self.refuse_unless_default(name, "--adaptive-softmax-cutoff", "the full softmax")
+        if not self.adaptive_input:
+            for name in ("adaptive_input_cutoff", "adaptive_input_factor", "tie_adaptive_weights"):
+                self.refuse_unless_default(name, "--adaptive-input", "full embeddings")
+        if self.tie_adaptive_proj and not self.tie_adaptive_weights:
+            raise UsageError("--tie-adaptive-proj needs --tie-adaptive-weights: give both, or leave it out")
+        if self.tie_adaptive_weights:
+            if self.adaptive_input_cutoff not in (None, softmax):
+                raise UsageError(
+                    f"--tie-adaptive-weights needs equal cutoffs, not --adaptive-input-cutoff "
+                    f"{self.adaptive_input_cutoff} and --adaptive-softmax-cutoff {softmax}: leave out the first"
+                )
+            if self.adaptive_input_factor != self.adaptive_softmax_factor:
+                raise UsageError(
+                    f"--tie-adaptive-weights needs equal factors, not --adaptive-input-factor "
+                    f"{self.adaptive_input_factor:g} and --adaptive-softmax-factor {self.adaptive_softmax_factor:g}: "
+                    "choose one for both"
+                )
+
+    def refuse_unless_default(self, name: str, needed: str, given: str) -> None:
+        """Raises ``UsageError`` where field ``name`` was given, though it means nothing without ``needed``."""
+        value, flag = getattr(self, name), name.replace("_", "-")
+        if value != self.__dataclass_fields__[name].default:
+            shown = "" if value is True else f" {value}"
+            raise UsageError(f"--{flag}{shown} needs {needed}, not {given}: leave it out, or choose {needed}")
 
 
 def at_least(name: str, value: int, least: int) -> None:

@@ -155,17 +155,15 @@ class Segments(FairseqDataset):
         begin, (scored, end) = layout.begin(row), layout.scored(row)
         first = min(begin + layout.start(segment), end)
         last = min(begin + layout.cuts[segment + 1], end)
-        # Both sides come from one piece of text that begins a token early.
-        early = max(0, first - 1)
-        piece = self.span(early, last)
-        target = piece[first - early :]
+        # Both sides come from one piece of text that begins a token early, unless nothing is before it.
+        early = 1 if first + layout.offset > 0 else 0
+        piece = self.span(first - early, last)
+        target = piece[early:]
         source = target.clone()
-        source[1:] = target[:-1]
-        if len(source):
-            source[0] = piece[0] if first > 0 else self.eos
-            beginning = (layout.total - layout.offset) % layout.total  # where the text itself begins
-            if first <= beginning < last:
-                source[beginning - first] = self.eos
+        source[1 - early :] = piece[: len(target) - 1 + early]
+        beginning = (layout.total - layout.offset) % layout.total  # where the text itself begins
+        if first <= beginning < last:
+            source[beginning - first] = self.eos
         unscored = max(scored, begin + layout.cuts[segment]) - first
         return {
             "id": index,

@@ -16,12 +16,14 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Biases, RelativeAttention
 from .config import LaMemoConfig
+from .errors import UsageError
 from .incremental import OpenSegment
 from .layer import Layer
-from .memory import KINDS, MemoryState, Recall, SegmentRecord
+from .memory import KINDS, MemoryState, SegmentRecord
 from .ops import softmax_dtype
 from .positions import Plan, Positions
 from .streams import Stream
+from .vocabulary import adaptive_head, embedding
 
 STATE_KEY = "lamemo"
 
@@ -52,16 +54,19 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             cfg.encoding,
             D,
             cfg.clamp_len if cfg.clamp_len > 0 else None,
-            cfg.mem_len if cfg.same_length else None,
+            KINDS[cfg.memory_type].capacity(cfg) if cfg.same_length else None,
             cfg.look_ahead == "full",
         )
-        self.memory = KINDS[cfg.memory_type](cfg.mem_len, cfg.decoder_layers, D, H, d)
-        self.embed_tokens = nn.Embedding(len(dictionary), D)
-        self.output_bias = nn.Parameter(torch.zeros(len(dictionary)))
+        self.memory = KINDS[cfg.memory_type](cfg)
+        self.embed_tokens = embedding(cfg, len(dictionary), dictionary.pad())
+        # Fairseq looks for "adaptive_softmax", and would then take states for scores.
+        self.adaptive_head = adaptive_head(cfg, len(dictionary), self.embed_tokens)
+        bias = None if self.adaptive_head else nn.Parameter(torch.zeros(len(dictionary)))
+        self.register_parameter("output_bias", bias)
         self.biases = Biases(cfg.encoding, self.memory.looks_ahead, H, d)
         self.layers = nn.ModuleList(
             Layer(
-                RelativeAttention(D, H, d, cfg.attention_dropout, self.positions.relative),
+                RelativeAttention(D, H, d, cfg.attention_dropout, self.positions.relative, cfg.max_distance),
                 D,
                 cfg.decoder_ffn_embed_dim,
                 cfg.dropout,
@@ -74,7 +79,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
     def reset_parameters(self) -> None:
         """Every matrix and vector bias from N(0, 0.02), as Transformer-XL's trainer does."""
         for name, parameter in self.named_parameters():
-            if "norm" not in name and not name.endswith("bias"):
+            if "norm" not in name and not name.endswith("bias") and not name.startswith("adaptive_head"):
                 nn.init.normal_(parameter, std=0.02)
         for name, parameter in self.named_parameters():
             if name.endswith((".fc1.bias", ".fc2.bias")):
@@ -91,6 +96,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         segment: int = 0,
         advance: Optional[int] = None,
         documents: Optional[Tensor] = None,
+        targets: Optional[Tensor] = None,
         **unused: Any,
     ) -> Tuple[Tensor, Dict[str, Any]]:
         """Scores of the next tokens.
@@ -106,15 +112,19 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             segment: the segment's number in its stream.
             advance: how many of the tokens enter the memory (all, unless the last ones come again as context).
             documents: [B, N] numbers; a token sees only its own document. None: one document per stream.
+            targets: [B, N] ids whose log-probabilities [B, N] are returned in place of scores.
 
         Returns:
-            scores [B, N, V] (or features [B, N, D]) and a dictionary that is empty but for ``alpha``.
+            scores [B, N, V] (or features [B, N, D]) and a dictionary: ``alpha``, and in training ``losses``, what
+            the memory wants to have minimised beside the text's loss (see ``criterion.py``).
         """
         if incremental_state is not None:
             x = self.extend(prev_output_tokens, incremental_state)
             extra: Dict[str, Any] = {}
         else:
             x, extra = self.read(prev_output_tokens, stream, segment, advance, documents)
+        if targets is not None:
+            return self.target_log_probs(x.flatten(0, 1), targets.flatten()).view(targets.shape), extra
         return (x if features_only else self.output_layer(x)), extra
 
     def read(
@@ -133,10 +143,14 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             state = self.memory.empty(B, x)
         plan = self.plan(x, state, documents)
         top, record, alphas = self.climb(x, state, plan, documents)
+        extra: Dict[str, Any] = {"alpha": alphas}
+        advanced = N if advance is None else advance
+        if self.training:
+            layers = [layer for layer in self.layers if isinstance(layer, Layer)]
+            extra["losses"] = self.memory.losses(state, record, advanced, layers)
         if stream is not None:
-            advanced = N if advance is None else advance
             stream.keep(self, segment, self.memory.absorb(state, record, advanced))
-        return top, {"alpha": alphas}
+        return top, extra
 
     def embed(self, tokens: Tensor, first: int) -> Tensor:
         """Scaled embeddings [B, N, D], after dropout; ``first`` is the place of the first in its segment."""
@@ -155,6 +169,10 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
     ) -> Plan:
         """The plan for tokens ``x`` [B, N, D] behind ``state`` (and ``before`` cached tokens)."""
         B, N = x.shape[:2]
+        if documents is not None and not self.memory.separates_documents:
+            raise UsageError(
+                "this --memory-type keeps one signal per stream and cannot tell documents apart: choose another"
+            )
         if documents is not None or state.documents is not None:
             held, new = state.documents, documents
             if held is None:
@@ -189,16 +207,21 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         continued = opened is not None and opened.length > 0
         below = x[:, :0] if continued else self.memory.bottom(state, x)
         for number, layer in enumerate(self.layers):
-            recall = Recall(below) if continued else self.memory.recall(state, number, below)
+            recall = self.memory.recall(state, number, below)
+            if continued:
+                recall = recall.reread()
             cache = None if opened is None else opened.caches[number]
             record.inputs.append(x.detach())
-            arguments = (x, recall, plan, self.biases, self.memory.wants_attention(number), cache)
+            wants = self.memory.wants_attention(number), self.memory.wants_usage(number)
+            arguments = (x, recall, plan, self.biases, *wants, cache)
             if self.checkpoint_activations and self.training:
                 out = checkpoint(layer, *arguments, use_reentrant=False)
             else:
                 out = layer(*arguments)
             x, below = out.current, out.below
             record.kept.append(out.kept)
+            record.usage.append(out.usage)
+            record.losses.append(out.loss)
             if out.alpha is not None:
                 alphas.append(out.alpha.detach())
         return Pass(F.dropout(x, self.dropout, self.training), record, alphas)
@@ -228,7 +251,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
     def open(self, streams: int, state: Optional[MemoryState] = None) -> OpenSegment:
         """A segment that waits for its first token, behind ``state`` (default: an empty memory)."""
         if state is None:
-            state = self.memory.empty(streams, self.embed_tokens.weight)
+            state = self.memory.empty(streams, next(self.layers.parameters()))
         return OpenSegment(state, self.segment_length, len(self.layers))
 
     def extend_chunk(self, tokens: Tensor, opened: OpenSegment) -> Tensor:
@@ -246,8 +269,18 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             opened.reorder(new_order)
 
     def output_layer(self, features: Tensor, **unused: Any) -> Tensor:
-        """Scores [B, N, V] over the vocabulary; the weights are the embeddings'."""
+        """Scores [B, N, V] over the vocabulary: the weights are the embeddings', or log-probabilities if adaptive."""
+        if self.adaptive_head is not None:
+            return self.adaptive_head.log_probs(features)
+        assert isinstance(self.embed_tokens.weight, Tensor)
         return F.linear(features, self.embed_tokens.weight, self.output_bias)
+
+    def target_log_probs(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities [n] of ``targets`` [n] given ``features`` [n, D], in float32 or wider."""
+        if self.adaptive_head is not None:
+            return self.adaptive_head.target_log_probs(features, targets)
+        scores = F.log_softmax(self.output_layer(features), dim=-1, dtype=softmax_dtype(features.dtype))
+        return scores.gather(1, targets.unsqueeze(1)).squeeze(1)
 
     def get_normalized_probs(
         self,

@@ -46,6 +46,7 @@ class OpenSegment:
         self.outputs: List[Buffer] = [Buffer(total, dim=2) for _ in range(self.layers)]
         self.lses: List[Buffer] = [Buffer(total, dim=2) for _ in range(self.layers)]
         self.keeps: List[bool] = [False] * self.layers
+        self.usage: List[Optional[Tensor]] = [None] * self.layers
 
     @property
     def is_full(self) -> bool:
@@ -62,6 +63,11 @@ class OpenSegment:
                 self.keeps[layer] = True
                 self.outputs[layer].append(kept.output)
                 self.lses[layer].append(kept.lse)
+        for layer, usage in enumerate(record.usage):
+            if usage is not None:
+                so_far = self.usage[layer]
+                # A later chunk has more keys; what is summed is the usage of the memory, which comes first.
+                self.usage[layer] = usage if so_far is None else so_far + usage[:, : so_far.size(1)]
         self.length += count
         self.read += count
 
@@ -71,7 +77,7 @@ class OpenSegment:
             Attention(output.filled(), lse.filled()) if keep else None
             for output, lse, keep in zip(self.outputs, self.lses, self.keeps)
         ]
-        return SegmentRecord(self.embeddings.filled(), [rows.filled() for rows in self.inputs], kept)
+        return SegmentRecord(self.embeddings.filled(), [rows.filled() for rows in self.inputs], kept, self.usage)
 
     def close(self, memory: Memory) -> None:
         """The segment enters the memory, and the next begins."""
@@ -87,5 +93,6 @@ class OpenSegment:
         self.state = self.state.select(order)
         for buffer in [self.embeddings, *self.inputs, *self.outputs, *self.lses]:
             buffer.select(order)
+        self.usage = [None if usage is None else usage.index_select(0, order) for usage in self.usage]
         for cache in self.caches:
             cache.select(order)

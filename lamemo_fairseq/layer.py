@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .attention import Biases, Cache, RelativeAttention
 from .memory.base import Recall
-from .ops import Attention
+from .ops import Attention, attend
 from .positions import Plan
 
 
@@ -25,6 +25,8 @@ class LayerOutput(NamedTuple):
     below: Tensor
     kept: Optional[Attention]
     alpha: Optional[Tensor]
+    usage: Optional[Tensor]
+    loss: Optional[Tensor]
 
 
 class FeedForward(nn.Module):
@@ -74,6 +76,7 @@ class Layer(nn.Module):
         plan: Plan,
         biases: Biases,
         want_lse: bool,
+        want_usage: bool,
         cache: Optional[Cache] = None,
     ) -> LayerOutput:
         """Reads ``recall`` and the current tokens ``x`` [B, N, D]."""
@@ -85,7 +88,9 @@ class Layer(nn.Module):
             plan,
             biases,
             carried=recall.carried,
+            beyond=recall.beyond,
             want_lse=want_lse,
+            want_usage=want_usage,
             cache=cache,
         )
         # Without look-ahead the memory rows end here: only the current tokens go on.
@@ -98,4 +103,24 @@ class Layer(nn.Module):
             h = self.feed_forward_norm(h + self.feed_forward(h))
         refreshed = M - read_only
         below = h[:, :refreshed] if refreshed > 0 else recall.rows
-        return LayerOutput(h[:, refreshed:], below, mixed.kept, mixed.alpha)
+        return LayerOutput(h[:, refreshed:], below, mixed.kept, mixed.alpha, mixed.usage, mixed.loss)
+
+    def read_by_content(self, x: Tensor, rows: Tensor) -> Tensor:
+        """What ``x`` [B, N, D] reads in ``rows`` [B, m, D] by content alone: softmax(q·k / sqrt(d)) v.
+
+        The layer's weights are held fixed: gradient reaches ``x`` and ``rows`` only.
+
+        Shapes: -> [B, H, N, d].
+        """
+        if self.normalize_before:
+            x, rows = self.normalize_fixed(x), self.normalize_fixed(rows)
+        attention = self.attention
+        queries = attention.split(F.linear(x, attention.q_proj.weight.detach())) * attention.head_dim**-0.5
+        keys, values = F.linear(rows, attention.kv_proj.weight.detach()).chunk(2, dim=-1)
+        keys, values = attention.split(keys), attention.split(values)
+        return attend(queries @ keys.transpose(-2, -1), values).output
+
+    def normalize_fixed(self, rows: Tensor) -> Tensor:
+        """Attention's norm with its weights held fixed."""
+        norm = self.attention_norm
+        return F.layer_norm(rows, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)

@@ -4,7 +4,6 @@ Mistakes that this package finds are ``UsageError``. A few that only fairseq or 
 checkpoint, say) are recognised by the function in which they were raised.
 """
 
-import pickle
 import sys
 import traceback
 from types import TracebackType
@@ -33,7 +32,8 @@ def explain_checkpoint(error: BaseException) -> Optional[str]:
             return (
                 f"{path} is no checkpoint of fairseq: scripts/import_checkpoint.py converts one of the authors' program"
             )
-        if isinstance(error, (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError)):
+        # What torch raises depends on where the file breaks off; a file that is missing says so itself.
+        if not isinstance(error, (FileNotFoundError, PermissionError, MemoryError)):
             return f"{path} is truncated or damaged, or no checkpoint at all: use another one"
     return None
 

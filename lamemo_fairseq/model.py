@@ -30,7 +30,8 @@ class LaMemoLanguageModel(FairseqLanguageModel):
     def build_model(cls, cfg: LaMemoConfig, task: Any) -> "LaMemoLanguageModel":
         """Checks the flags and builds the model for the task's dictionary and segment length."""
         # The configuration arrives as an omegaconf container, which has the fields but not the methods.
-        cfg = LaMemoConfig(**{name: cfg[name] for name in LaMemoConfig.__dataclass_fields__})
+        given = cfg
+        cfg = LaMemoConfig(**{name: given[name] for name in LaMemoConfig.__dataclass_fields__})
         cfg.check()
         if isinstance(task, MemoryLanguageModelingTask):
             segment_length = task.cfg.tokens_per_sample
@@ -40,6 +41,9 @@ class LaMemoLanguageModel(FairseqLanguageModel):
                 "the task feeds no ordered streams, so each block is read without memory: "
                 "--task memory_language_modeling reads text in order"
             )
+        if cfg.encoding == "shaw" and cfg.max_distance is None:
+            # Written back, because a checkpoint must find a table of this size whatever segments it is read with.
+            given.max_distance = cfg.max_distance = cfg.mem_len + segment_length
         logger.info("memory: %s, %d tokens; positions: %s", cfg.memory_type, cfg.mem_len, cfg.encoding)
         return cls(LaMemoDecoder(cfg, task.source_dictionary, segment_length))
 

@@ -61,8 +61,9 @@ class AheadPlan:
 class Plan:
     """What all layers share about one segment (or one further chunk of an open segment).
 
-    ``encodings`` [S, D] of falling distances, down to 0 or, where the look-ahead needs them, below; None for
-    absolute positions. ``causal`` names the rows for T, T-1, ..., 0. ``hidden`` [N, T] or [B, 1, N, T] holds
+    ``encodings`` [S, D] of falling distances, down to 0 or, where the look-ahead needs them, below; the
+    distances themselves, [S] int64, where a table has an entry for each; None for absolute positions. ``causal``
+    names the rows for T, T-1, ..., 0. ``hidden`` [N, T] or [B, 1, N, T] holds
     ``-inf`` where a token may not look.
     """
 
@@ -144,7 +145,13 @@ class Positions:
         return self.encoding != "absolute"
 
     def encode(self, top: int, lowest: int, like: Tensor) -> Tensor:
-        """Encodings of the distances ``top`` down to ``lowest``, [top - lowest + 1, D], typed as ``like``."""
+        """Encodings of the distances ``top`` down to ``lowest``, [top - lowest + 1, D], typed as ``like``.
+
+        With ``shaw``, a learned table has the encodings, and the result is the distances, int64.
+        """
+        if self.encoding == "shaw":
+            at = torch.arange(top, lowest - 1, -1, device=like.device)
+            return at if self.clamp_len is None else at.clamp(max=self.clamp_len)
         wide = torch.float64 if like.dtype == torch.float64 else torch.float32
         distance = torch.arange(top, lowest - 1, -1, dtype=wide, device=like.device)
         if self.clamp_len is not None:

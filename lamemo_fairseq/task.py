@@ -12,6 +12,7 @@ from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor
 
 from .config import MemoryLanguageModelingConfig
+from .criterion import check_criterion
 from .data import Layout, Segments, Text, rotation, rows_for
 from .errors import UsageError
 from .generate import PromptedGenerator, check_generation
@@ -32,6 +33,7 @@ class MemoryLanguageModelingTask(FairseqTask):
         super().__init__(cfg)
         self.dictionary = dictionary
         self.streams: Dict[str, Stream] = {}
+        self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # by memory kind
 
     @classmethod
     def setup_task(cls, cfg: MemoryLanguageModelingConfig, **kwargs: Any) -> "MemoryLanguageModelingTask":
@@ -49,19 +51,32 @@ class MemoryLanguageModelingTask(FairseqTask):
         """The symbols."""
         return self.dictionary
 
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Builds the model; which criterion it needs is asked later."""
+        model = super().build_model(cfg, from_checkpoint)
+        if hasattr(cfg, "memory_type"):
+            self.wanted_losses[str(cfg.memory_type)] = model.decoder.memory.trained_apart
+        return model
+
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Builds the criterion, unless it leaves out what the model's memory needs."""
+        for memory_type, losses in self.wanted_losses.items():
+            check_criterion(cfg._name, memory_type, losses)
+        return super().build_criterion(cfg, from_checkpoint)
+
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **unused: Any) -> None:
         """Loads a split as one text. Of several data directories, each epoch takes the next."""
         paths = utils.split_paths(self.cfg.data)
         path = os.path.join(paths[(epoch - 1) % len(paths)], split)
-        lines = data_utils.load_indexed_dataset(path, self.dictionary, self.cfg.dataset_impl, combine=combine)
-        if lines is None:
+        if not os.path.isfile(f"{path}.bin"):
             raise UsageError(
                 f"split {split} is not in {os.path.dirname(path)}: fairseq-preprocess makes it from "
-                f"--{'train' if split == 'train' else split.rstrip('0123456789')}pref"
+                f"--{split.rstrip('0123456789')}pref"
             )
-        text = Text(lines, split)
-        if text.total == 0:
+        if os.path.getsize(f"{path}.bin") == 0:
             raise UsageError(f"split {split} in {os.path.dirname(path)} is empty: preprocess some text")
+        lines = data_utils.load_indexed_dataset(path, self.dictionary, self.cfg.dataset_impl, combine=combine)
+        text = Text(lines, split)
         self.datasets[split] = text
 
     def get_batch_iterator(  # type: ignore[override]

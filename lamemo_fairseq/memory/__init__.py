@@ -2,7 +2,9 @@
 
 from typing import Dict, Type
 
-from .base import Memory, MemoryState, Recall, SegmentRecord
+from .base import Beyond, Memory, MemoryState, Recall, SegmentRecord
+from .compressive import CompressiveMemory
+from .continuous import ContinuousMemory
 from .lookahead import LookAheadMemory
 from .none import NoMemory
 from .recurrence import RecurrenceMemory
@@ -10,7 +12,9 @@ from .recurrence import RecurrenceMemory
 KINDS: Dict[str, Type[Memory]] = {
     "lookahead": LookAheadMemory,
     "recurrence": RecurrenceMemory,
+    "compressive": CompressiveMemory,
+    "continuous": ContinuousMemory,
     "none": NoMemory,
 }
 
-__all__ = ["KINDS", "Memory", "MemoryState", "Recall", "SegmentRecord"]
+__all__ = ["KINDS", "Beyond", "Memory", "MemoryState", "Recall", "SegmentRecord"]

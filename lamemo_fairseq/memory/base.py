@@ -5,12 +5,16 @@ serve. Letters as in ``ops.py``; L is the number of layers.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Callable, ClassVar, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import Attention
+
+if TYPE_CHECKING:
+    from ..config import LaMemoConfig
+    from ..layer import Layer
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,18 @@ class MemoryState:
         return next(iter(self.tensors.values())).size(0) if self.tensors else 0
 
 
+class Beyond(NamedTuple):
+    """What a layer's queries found in a memory that is no rows of keys, to be added to attention's output.
+
+    Shapes: ``rows`` [B, n, D]; ``usage`` [B, .], how much the queries read of each part, detached, or None;
+    ``loss`` a number per token, or None.
+    """
+
+    rows: Tensor
+    usage: Optional[Tensor] = None
+    loss: Optional[Tensor] = None
+
+
 @dataclass(frozen=True)
 class Recall:
     """What one layer reads.
@@ -58,10 +74,16 @@ class Recall:
         rows: [B, M, D], older than the segment; M may be 0, and the tensor is never missing.
         carried: attention that the rows gathered in earlier segments, to be continued by a look-ahead; None
             where rows are only read.
+        beyond: reads a memory that is no rows, with the layer's scaled queries [B, H, n, d]; None without one.
     """
 
     rows: Tensor
     carried: Optional[Attention] = None
+    beyond: Optional[Callable[[Tensor], Beyond]] = None
+
+    def reread(self) -> "Recall":
+        """For a further chunk of an open segment: keys and values of the rows are cached, the rest is not."""
+        return Recall(self.rows[:, :0], beyond=self.beyond)
 
 
 @dataclass
@@ -73,12 +95,17 @@ class SegmentRecord:
         inputs: per layer, the current tokens' states [B, N, D] that went into it.
         kept: per layer, the attention of memory and current tokens [B, H, M + N, .], None where the kind
             asked for none.
+        usage: per layer, how much was read of each part of the memory, summed over the segment's tokens,
+            None where the kind asked for none.
+        losses: per layer, what :class:`Beyond` returned.
         documents: [B, N] or None.
     """
 
     embeddings: Tensor
     inputs: List[Tensor] = field(default_factory=list)
     kept: List[Optional[Attention]] = field(default_factory=list)
+    usage: List[Optional[Tensor]] = field(default_factory=list)
+    losses: List[Optional[Tensor]] = field(default_factory=list)
     documents: Optional[Tensor] = None
 
 
@@ -86,20 +113,36 @@ class Memory(nn.Module):
     """A memory kind. Subclasses fill in four verbs; the rest is shared.
 
     Args:
-        mem_len: rows that are held at most.
-        layers: L.
-        dim: D.
-        heads: H.
-        head_dim: d.
+        cfg: the model's configuration, checked.
     """
 
+    #: values of ``--position-encoding`` that go with the kind, the default first
+    encodings: ClassVar[Tuple[str, ...]] = ("transformer-xl",)
+    #: fields of the configuration that mean nothing to other kinds
+    flags: ClassVar[Tuple[str, ...]] = ()
     #: whether rows are refreshed from the bottom up in every segment, by looking ahead
-    looks_ahead = False
+    looks_ahead: ClassVar[bool] = False
+    #: whether rows know which document they belong to
+    separates_documents: ClassVar[bool] = True
 
-    def __init__(self, mem_len: int, layers: int, dim: int, heads: int, head_dim: int) -> None:
+    def __init__(self, cfg: "LaMemoConfig") -> None:
         super().__init__()
-        self.mem_len, self.layers, self.dim = mem_len, layers, dim
-        self.heads, self.head_dim = heads, head_dim
+        self.mem_len, self.layers, self.dim = cfg.mem_len, cfg.decoder_layers, cfg.decoder_embed_dim
+        self.heads, self.head_dim = cfg.decoder_attention_heads, cfg.head_dim
+
+    @classmethod
+    def check(cls, cfg: "LaMemoConfig") -> None:
+        """Raises ``UsageError`` where the kind's own flags make no memory."""
+
+    @classmethod
+    def capacity(cls, cfg: "LaMemoConfig") -> int:
+        """Rows that a full memory holds."""
+        return cfg.mem_len
+
+    @property
+    def trained_apart(self) -> Tuple[str, ...]:
+        """Names of the losses that :meth:`losses` returns in training."""
+        return ()
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         """The state before anything was read, for B ``streams``, in the type and on the device of ``like``."""
@@ -117,6 +160,16 @@ class Memory(nn.Module):
         """Whether :meth:`absorb` needs the attention of ``layer`` with its log-sum-exps."""
         return False
 
+    def wants_usage(self, layer: int) -> bool:
+        """Whether :meth:`absorb` needs how much attention each row of ``layer`` received."""
+        return False
+
+    def losses(
+        self, state: MemoryState, record: SegmentRecord, advance: int, layers: "Sequence[Layer]"
+    ) -> Dict[str, Tensor]:
+        """Losses of a training segment beside the text's, weighted, in nats per token; see ``criterion.py``."""
+        return {}
+
     def absorb(self, state: MemoryState, record: SegmentRecord, advance: int) -> MemoryState:
         """The state after a segment of which the first ``advance`` tokens enter the memory."""
         raise NotImplementedError
@@ -130,6 +183,11 @@ class Memory(nn.Module):
 
     def push_documents(self, state: MemoryState, record: SegmentRecord, advance: int) -> Optional[Tensor]:
         """The document numbers of the rows after a segment, or None where there never were any."""
+        numbers = self.join_documents(state, record, advance)
+        return None if numbers is None else numbers[:, max(0, numbers.size(1) - self.mem_len) :]
+
+    def join_documents(self, state: MemoryState, record: SegmentRecord, advance: int) -> Optional[Tensor]:
+        """The document numbers [B, M + advance] of the rows held and those that enter, or None without any."""
         if state.documents is None and record.documents is None:
             return None
         streams, tokens = record.embeddings.shape[:2]
@@ -140,4 +198,4 @@ class Memory(nn.Module):
             old = like.new_zeros(streams, state.length)
         if new is None:
             new = like.new_zeros(streams, tokens)
-        return self.push(old, new, advance)
+        return torch.cat([old, new[:, :advance]], dim=1)

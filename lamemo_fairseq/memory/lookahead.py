@@ -18,6 +18,8 @@ class LookAheadMemory(Memory):
     ``output{l}`` [B, H, M, d] and ``lse{l}`` [B, H, M] (float32 or wider).
     """
 
+    encodings = ("disentangled", "disentangled-v2", "transformer-xl")
+    flags = ("look_ahead",)
     looks_ahead = True
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:

@@ -8,6 +8,8 @@ from .base import Memory, MemoryState, Recall, SegmentRecord
 class NoMemory(Memory):
     """The kind behind ``--memory-type none``."""
 
+    encodings = ("absolute", "transformer-xl")
+
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         return MemoryState({})
 

@@ -8,6 +8,8 @@ from .base import Memory, MemoryState, Recall, SegmentRecord
 class RecurrenceMemory(Memory):
     """The kind behind ``--memory-type recurrence``. Keeps ``layer{l}`` [B, M, D] for each layer."""
 
+    encodings = ("transformer-xl", "shaw")
+
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         rows = like.new_zeros(streams, 0, self.dim)
         return MemoryState({f"layer{layer}": rows for layer in range(self.layers)})

@@ -1,0 +1,216 @@
+"""Compressive Transformer's memory: rows that grow old are compressed, not dropped (arXiv 1911.05507).
+
+A layer reads two queues as one, oldest first: compressed rows, then the inputs of the last mem_len tokens as they
+were. What leaves the second queue enters the first, c rows as one, c the compression rate. Compressed rows count as
+one position each (section 3 of the paper). Letters as in ``ops.py``; m compressed rows.
+"""
+
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..ops import softmax_dtype
+from .base import Memory, MemoryState, Recall, SegmentRecord
+
+if TYPE_CHECKING:
+    from ..config import LaMemoConfig
+    from ..layer import Layer
+
+
+class Pool(nn.Module):
+    """Each group of c rows becomes its mean, or its maximum per feature. [B, n * c, D] -> [B, n, D]."""
+
+    def __init__(self, rate: int, pool: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.rate, self.pool = rate, pool
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.pool(rows.unflatten(1, (-1, self.rate)))  # [B, n, c, D] -> [B, n, D]
+
+
+class Convolution(nn.Module):
+    """A 1-D convolution of width and stride c, without bias. [B, n * c, D] -> [B, n, D].
+
+    With ``dilation`` 2 it reads every second row of a group and of the group before it, which is zero before the
+    first: each output sees 2c - 1 rows that end with its group.
+    """
+
+    def __init__(self, dim: int, rate: int, dilation: int) -> None:
+        super().__init__()
+        self.padding = (rate - 1) * (dilation - 1)
+        self.conv = nn.Conv1d(dim, dim, rate, stride=rate, dilation=dilation, bias=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.conv(F.pad(rows.transpose(1, 2), (self.padding, 0))).transpose(1, 2)
+
+
+def most_used(usage: Tensor, rate: int) -> Tensor:
+    """Numbers [B, n] of the n rows of n * c with the highest ``usage`` [B, n * c], in their old order."""
+    count = usage.size(1) // rate
+    return usage.sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1).values
+
+
+class CompressiveMemory(Memory):
+    """The kind behind ``--memory-type compressive``.
+
+    Keeps for each layer ``layer{l}`` [B, M', D] and ``compressed{l}`` [B, m, D], M = m + M'; for most-used also
+    ``usage{l}`` [B, M'], the attention that each row has received per query (mean over heads), summed over
+    the segments that read it, float32 or wider.
+
+    Rows leave in whole groups of c, so M' may exceed mem_len by up to c - 1 rows where segments are not multiples
+    of c; with multiples of c this is the paper's rule.
+    """
+
+    flags = ("compressed_mem_len", "compression_rate", "compression", "reconstruction_weight")
+
+    def __init__(self, cfg: "LaMemoConfig") -> None:
+        super().__init__(cfg)
+        self.rate, self.compressed_len = cfg.compression_rate, compressed_len(cfg)
+        self.weight = cfg.reconstruction_weight
+        self.selects = cfg.compression == "most-used"
+        makers: Dict[str, Callable[[], nn.Module]] = {
+            "mean": lambda: Pool(self.rate, lambda groups: groups.mean(2)),
+            "max": lambda: Pool(self.rate, lambda groups: groups.amax(2)),
+            "conv": lambda: Convolution(self.dim, self.rate, dilation=1),
+            "dilated-conv": lambda: Convolution(self.dim, self.rate, dilation=2),
+        }
+        # One compression per layer, as the paper's algorithm 1 has it.
+        self.compressions = nn.ModuleList(
+            [] if self.selects else [makers[cfg.compression]() for _ in range(self.layers)]
+        )
+        # Groups whose rows a compressed row holds something of.
+        self.reach = 2 if cfg.compression == "dilated-conv" else 1
+
+    @classmethod
+    def check(cls, cfg: "LaMemoConfig") -> None:
+        rate = cfg.compression_rate
+        if rate < 2:
+            raise UsageError(f"--compression-rate {rate} compresses nothing: choose 2 or more")
+        if cfg.mem_len % rate:
+            raise UsageError(f"--compression-rate {rate} does not divide --mem-len {cfg.mem_len}: choose a divisor")
+        if compressed_len(cfg) < 0:
+            raise UsageError(f"--compressed-mem-len {cfg.compressed_mem_len} is too small: choose 0 or more")
+        if cfg.reconstruction_weight < 0:
+            raise UsageError(f"--reconstruction-weight {cfg.reconstruction_weight} is negative: choose e.g. 1")
+
+    @classmethod
+    def capacity(cls, cfg: "LaMemoConfig") -> int:
+        return cfg.mem_len + compressed_len(cfg)
+
+    @property
+    def trained_apart(self) -> Tuple[str, ...]:
+        learns = any(True for _ in self.compressions.parameters())
+        return ("reconstruction",) if learns and self.weight > 0 else ()
+
+    def empty(self, streams: int, like: Tensor) -> MemoryState:
+        rows = like.new_zeros(streams, 0, self.dim)
+        tensors = {}
+        for layer in range(self.layers):
+            tensors[f"layer{layer}"], tensors[f"compressed{layer}"] = rows, rows
+            if self.selects:
+                tensors[f"usage{layer}"] = rows.new_zeros(streams, 0, dtype=softmax_dtype(like.dtype))
+        return MemoryState(tensors)
+
+    def bottom(self, state: MemoryState, like: Tensor) -> Tensor:
+        return like[:, :0]
+
+    def recall(self, state: MemoryState, layer: int, below: Tensor) -> Recall:
+        return Recall(torch.cat([state.tensors[f"compressed{layer}"], state.tensors[f"layer{layer}"]], dim=1))
+
+    def wants_usage(self, layer: int) -> bool:
+        return self.selects
+
+    def leaving(self, state: MemoryState, advance: int) -> int:
+        """Rows that leave the queue of plain rows when ``advance`` enter it: a multiple of c."""
+        held = state.tensors["layer0"].size(1) + advance
+        return max(0, held - self.mem_len) // self.rate * self.rate
+
+    def absorb(self, state: MemoryState, record: SegmentRecord, advance: int) -> MemoryState:
+        out = self.leaving(state, advance)
+        tensors: Dict[str, Tensor] = {}
+        held = state.tensors["compressed0"].size(1)
+        for layer in range(self.layers):
+            rows = torch.cat([state.tensors[f"layer{layer}"], record.inputs[layer][:, :advance]], dim=1)
+            new = rows[:, :0]
+            if self.selects:
+                usage = self.used(state, record, layer, advance)
+                tensors[f"usage{layer}"] = usage[:, out:]
+                if out > 0:
+                    chosen = most_used(usage[:, :out], self.rate)  # [B, out / c]
+                    new = rows.gather(1, chosen.unsqueeze(-1).expand(-1, -1, self.dim))
+            elif out > 0:
+                with torch.no_grad():
+                    new = self.compressions[layer](rows[:, :out])
+            tensors[f"layer{layer}"] = rows[:, out:]
+            tensors[f"compressed{layer}"] = self.last(torch.cat([state.tensors[f"compressed{layer}"], new], dim=1))
+        length = tensors["compressed0"].size(1) + tensors["layer0"].size(1)
+        return MemoryState(tensors, length, advance, self.absorb_documents(state, record, advance, held, out))
+
+    def last(self, compressed: Tensor) -> Tensor:
+        """The newest rows that the compressed queue has room for."""
+        return compressed[:, max(0, compressed.size(1) - self.compressed_len) :]
+
+    def used(self, state: MemoryState, record: SegmentRecord, layer: int, advance: int) -> Tensor:
+        """Usage [B, M' + advance] of the plain rows, this segment's reading included."""
+        before = state.tensors[f"usage{layer}"]
+        read = record.usage[layer]
+        assert read is not None
+        per_query = read[:, state.length - before.size(1) : state.length] / record.embeddings.size(1)
+        return torch.cat([before + per_query, before.new_zeros(before.size(0), advance)], dim=1)
+
+    def losses(
+        self, state: MemoryState, record: SegmentRecord, advance: int, layers: "Sequence[Layer]"
+    ) -> Dict[str, Tensor]:
+        """The attention-reconstruction loss (section 3.1, algorithm 2), a mean over B, H, N and d, layers summed.
+
+        What the segment's states read in the rows that leave, against what they read in their compression. Only
+        the compression gets gradient: states, rows and the layer's weights are held fixed.
+        """
+        if not self.trained_apart:
+            return {}
+        out = self.leaving(state, advance)
+        terms: List[Tensor] = []
+        for layer in range(self.layers):
+            if out == 0:
+                # Ranks add up gradients of the same parameters in every step.
+                terms.extend(0 * weight.sum() for weight in self.compressions[layer].parameters())
+                continue
+            x = record.inputs[layer].detach()
+            rows = torch.cat([state.tensors[f"layer{layer}"], x[:, :advance]], dim=1)[:, :out]
+            with torch.no_grad():
+                wanted = layers[layer].read_by_content(x, rows)
+            got = layers[layer].read_by_content(x, self.compressions[layer](rows))
+            wide = softmax_dtype(x.dtype)
+            terms.append(F.mse_loss(got.to(wide), wanted.to(wide)))
+        return {"reconstruction": self.weight * torch.stack(terms).sum()}
+
+    def absorb_documents(
+        self, state: MemoryState, record: SegmentRecord, advance: int, held: int, out: int
+    ) -> Optional[Tensor]:
+        """Document numbers [B, M]; a compressed row that holds something of two documents is cleared (-1)."""
+        numbers = self.join_documents(state, record, advance)
+        if numbers is None:
+            return None
+        compressed, plain = numbers[:, :held], numbers[:, held:]
+        leaving = plain[:, :out]
+        slots = out // self.rate
+        if self.selects:
+            # Layers choose different rows: a slot is readable where all the rows that it could hold agree.
+            single = leaving.eq(leaving[:, :1]).all(1, keepdim=True)
+            new = torch.where(single, leaving[:, :1], -1).expand(-1, slots)
+        else:
+            groups = leaving.unflatten(1, (slots, self.rate))  # [B, n, c]
+            lowest, highest = groups.amin(2), groups.amax(2)
+            if self.reach == 2:
+                lowest = torch.cat([lowest[:, :1], torch.minimum(lowest[:, 1:], lowest[:, :-1])], dim=1)
+                highest = torch.cat([highest[:, :1], torch.maximum(highest[:, 1:], highest[:, :-1])], dim=1)
+            new = torch.where(lowest == highest, lowest, -1)
+        return torch.cat([self.last(torch.cat([compressed, new], dim=1)), plain[:, out:]], dim=1)
+
+
+def compressed_len(cfg: "LaMemoConfig") -> int:
+    """Compressed rows that are held at most: as many as plain ones, unless the flag says otherwise."""
+    return cfg.mem_len if cfg.compressed_mem_len is None else cfg.compressed_mem_len

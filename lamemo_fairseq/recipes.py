@@ -1,0 +1,77 @@
+"""How the presets are trained: one table, from which the command line and hydra's YAML both follow.
+
+``scripts/write_configs.py`` writes the YAML files under ``examples/``; ``scripts/quickstart.py`` uses the command line.
+Values for the authors' sizes are those of their run scripts (batch size: of all GPUs together).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Dict, List
+
+from .presets import PRESETS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A preset and how it is trained.
+
+    Attributes:
+        preset: name in ``PRESETS``.
+        example: folder under ``examples/`` that holds its YAML.
+        tokens_per_sample: N in training.
+        batch_size: B.
+        max_update: updates.
+        lr: peak of the cosine schedule.
+        warmup_updates: updates until the peak.
+        random_offset: start each epoch elsewhere.
+    """
+
+    preset: str
+    example: str
+    tokens_per_sample: int
+    batch_size: int
+    max_update: int
+    lr: float
+    warmup_updates: int = 0
+    random_offset: bool = False
+
+
+RECIPES: Dict[str, Recipe] = {
+    "lamemo_small": Recipe("lamemo_lm_small", "shakespeare", 64, 16, 800, 1e-3, warmup_updates=50),
+    "lamemo_wt103_base": Recipe("lamemo_lm_wt103_base", "wikitext-103", 150, 32, 250_000, 2.5e-4, random_offset=True),
+    "lamemo_enwik8_base": Recipe("lamemo_lm_enwik8_base", "enwik8", 512, 20, 50_000, 2.5e-4, random_offset=True),
+    "lamemo_text8_base": Recipe("lamemo_lm_text8_base", "text8", 512, 20, 50_000, 2.5e-4, random_offset=True),
+}
+
+CLIP_NORM = 0.25  # Transformer-XL's trainer, and the authors'
+
+
+def hydra_config(recipe: Recipe) -> Dict[str, Any]:
+    """The recipe as ``fairseq-hydra-train`` takes it; ``task.data`` and ``common.user_dir`` are the user's."""
+    return {
+        "common": {"user_dir": "???", "seed": 1, "log_interval": 50},
+        "checkpoint": {"no_epoch_checkpoints": True, "best_checkpoint_metric": "bpc"},
+        "task": {
+            "_name": "memory_language_modeling",
+            "data": "???",
+            "tokens_per_sample": recipe.tokens_per_sample,
+            "random_offset": recipe.random_offset,
+        },
+        "dataset": {"batch_size": recipe.batch_size},
+        "criterion": {"_name": "cross_entropy"},
+        "optimization": {"max_update": recipe.max_update, "lr": [recipe.lr], "clip_norm": CLIP_NORM},
+        "optimizer": {"_name": "adam"},
+        "lr_scheduler": {"_name": "cosine", "warmup_updates": recipe.warmup_updates},
+        "model": {"_name": "lamemo_lm", **PRESETS[recipe.preset]},
+    }
+
+
+def command_line(recipe: Recipe) -> List[str]:
+    """The recipe as flags of ``fairseq-train``; the data directory and ``--user-dir`` are the user's."""
+    flags: List[Any] = ["--task", "memory_language_modeling", "--arch", recipe.preset]
+    flags += ["--tokens-per-sample", recipe.tokens_per_sample, "--batch-size", recipe.batch_size]
+    flags += ["--random-offset"] if recipe.random_offset else []
+    flags += ["--criterion", "cross_entropy", "--optimizer", "adam", "--clip-norm", CLIP_NORM]
+    flags += ["--lr", recipe.lr, "--lr-scheduler", "cosine", "--warmup-updates", recipe.warmup_updates]
+    flags += ["--max-update", recipe.max_update, "--seed", 1, "--log-interval", 50]
+    flags += ["--no-epoch-checkpoints", "--best-checkpoint-metric", "bpc"]
+    return [str(flag) for flag in flags]

@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""Shakespeare's plays as characters: LaMemo and Transformer-XL of the same size, side by side.
+
+Both see the same text in the same order, with the same seed and as many updates. Everything goes to --dest:
+
+    corpus/             the texts and data-bin
+    MODEL/              checkpoint_last.pt, train.jsonl (the curve), result.json
+    table.txt           what is printed at the end
+    curves.png
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import matplotlib.pyplot as plt
+import prepare_shakespeare
+import torch
+from corpus import CorpusError
+
+from lamemo_fairseq.recipes import RECIPES, Recipe, command_line
+
+# Importing fairseq turns every library's debugging messages on.
+logging.getLogger("matplotlib").setLevel(logging.WARNING)
+ROOT = Path(__file__).resolve().parent.parent
+# Name, title, what differs from the recipe.
+MODELS = (
+    ("lamemo", "LaMemo", []),
+    ("transformer-xl", "Transformer-XL", ["--memory-type", "recurrence"]),
+)
+SCORED = ("valid", "test")
+
+
+def fairseq(command: str) -> str:
+    """Path of one of fairseq's commands, in the environment that runs this script."""
+    return str(Path(sys.executable).with_name(f"fairseq-{command}"))
+
+
+def run(command: List[str], log: Path, on_line: Any) -> None:
+    """Runs a command, its output into ``log`` and line by line to ``on_line``."""
+    with open(log, "a", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            file.write(line)
+            file.flush()
+            on_line(line)
+    if process.wait() != 0:
+        tail = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
+        sys.exit(f"quickstart: {' '.join(command)} failed ({''.join(tail)}); all of it is in {log}")
+
+
+def train(name: str, title: str, flags: List[str], recipe: Recipe, folder: Path, data: Path) -> float:
+    """Trains one model unless it is trained; returns the seconds that this took, restarts included."""
+    folder.mkdir(parents=True, exist_ok=True)
+    marker, log = folder / "trained.json", folder / "train.jsonl"
+    asked = {"recipe": dataclasses.asdict(recipe), "flags": flags, "data": str(data)}
+    if marker.exists():
+        done = json.loads(marker.read_text())
+        if done["asked"] != asked:
+            sys.exit(f"quickstart: {folder} holds a model trained otherwise: name another --dest")
+        print(f"{title} is trained already ({folder})")
+        return float(done["seconds"])
+    print(f"training {title}: {recipe.max_update} updates", flush=True)
+    command = [fairseq("train"), str(data), "--user-dir", str(ROOT / "lamemo_fairseq")]
+    command += command_line(recipe) + flags
+    # The whole valid split is scored once, at the end: validation in between would cost more than training.
+    command += ["--save-dir", str(folder), "--disable-validation", "--save-interval-updates", "200"]
+    command += ["--keep-interval-updates", "1", "--log-format", "json", "--log-interval", "20"]
+
+    def show(line: str) -> None:
+        point = point_of(line)
+        if point is not None:
+            shown = f"  update {int(point['update']):5d} of {recipe.max_update}"
+            print(f"{shown}   train {point['bpc']:.3f} bpc   {point['wps']:,.0f} characters/s", flush=True)
+
+    run(command, log, show)
+    seconds = curve_of(log)[-1]["wall"]
+    marker.write_text(json.dumps({"asked": asked, "seconds": seconds}, indent=1))
+    return seconds
+
+
+def point_of(line: str) -> Optional[Dict[str, float]]:
+    """The point of the training curve in a line of a log, or None."""
+    _, brace, rest = line.partition("{")
+    if "train_inner" not in line or not brace:
+        return None
+    entry = json.loads(brace + rest)
+    names = {"update": "num_updates", "bpc": "bpc", "wps": "wps", "wall": "wall"}
+    return {key: float(entry[name]) for key, name in names.items()}
+
+
+def curve_of(log: Path) -> List[Dict[str, float]]:
+    """The training curve in a log. After a restart fairseq's clock begins anew: here it goes on."""
+    curve: List[Dict[str, float]] = []
+    before = last = 0.0
+    for line in log.read_text(encoding="utf-8").splitlines():
+        point = point_of(line)
+        if point is None:
+            continue
+        if point["wall"] < last:
+            before += last
+        last = point["wall"]
+        curve.append({**point, "wall": before + last})
+    return curve
+
+
+def score(title: str, split: str, recipe: Recipe, folder: Path, data: Path) -> float:
+    """Bits per character of a split, by fairseq-eval-lm, unless it is known."""
+    result = folder / f"{split}.json"
+    if not result.exists():
+        print(f"scoring {title} on {split}", flush=True)
+        command = [fairseq("eval-lm"), str(data), "--user-dir", str(ROOT / "lamemo_fairseq")]
+        command += ["--task", "memory_language_modeling", "--path", str(folder / "checkpoint_last.pt")]
+        command += ["--gen-subset", split, "--tokens-per-sample", str(recipe.tokens_per_sample)]
+        command += ["--batch-size", str(recipe.batch_size), "--no-progress-bar"]
+        lines: List[str] = []
+        run(command, folder / f"{split}.log", lines.append)
+        (found,) = (line for line in lines if "Loss (base 2)" in line)
+        bpc = float(found.split("Loss (base 2): ")[1].split(",")[0])
+        result.write_text(json.dumps({"bpc": bpc}))
+    return float(json.loads(result.read_text())["bpc"])
+
+
+def parameters(folder: Path) -> int:
+    """Weights of a trained model."""
+    state = torch.load(folder / "checkpoint_last.pt", map_location="cpu", weights_only=True)
+    return sum(tensor.numel() for tensor in state["model"].values())
+
+
+def table(rows: List[Dict[str, Any]], recipe: Recipe, source: str) -> str:
+    """What is printed at the end."""
+    head = f"{'model':16}{'parameters':>12}{'updates':>9}{'seconds':>9}{'valid bpc':>11}{'test bpc':>10}"
+    lines = [f"{source}, as characters; {recipe.max_update} updates, one seed", head]
+    for row in rows:
+        lines.append(
+            f"{row['title']:16}{row['parameters']:12,d}{recipe.max_update:9d}{row['seconds']:9.0f}"
+            f"{row['valid']:11.3f}{row['test']:10.3f}"
+        )
+    ours, theirs = rows[0]["test"], rows[1]["test"]
+    better, worse = ("LaMemo", "Transformer-XL") if ours <= theirs else ("Transformer-XL", "LaMemo")
+    lines.append(
+        f"On test {better} needs {abs(ours - theirs):.3f} bits per character less than {worse}; LaMemo's training "
+        f"took {rows[0]['seconds'] / rows[1]['seconds']:.2f} times as long. One seed: see examples/study for more."
+    )
+    return "\n".join(lines)
+
+
+def draw(rows: List[Dict[str, Any]], path: Path) -> None:
+    """Training curves against updates and against seconds."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+    for axis, key, label in ((axes[0], "update", "updates"), (axes[1], "wall", "seconds")):
+        for row in rows:
+            curve = row["curve"]
+            axis.plot([point[key] for point in curve], [point["bpc"] for point in curve], label=row["title"])
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("bits per character, training")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Command line."""
+    recipe = RECIPES["lamemo_small"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dest", type=Path, default=ROOT / "runs" / "quickstart", help="folder for everything")
+    parser.add_argument("--max-update", type=int, default=recipe.max_update, help="updates of each model")
+    parser.add_argument("--offline", action="store_true", help="take Python's documentation topics as text")
+    arguments = parser.parse_args()
+    recipe = dataclasses.replace(recipe, max_update=arguments.max_update)
+    dest = arguments.dest.resolve()
+    try:
+        manifest = prepare_shakespeare.prepare(dest / "corpus", arguments.offline)
+    except CorpusError as error:
+        sys.exit(f"quickstart: {error}")
+    data = dest / "corpus" / "data-bin"
+    rows = []
+    for name, title, flags in MODELS:
+        folder = dest / name
+        seconds = train(name, title, flags, recipe, folder, data)
+        scores = {split: score(title, split, recipe, folder, data) for split in SCORED}
+        row = {"title": title, "seconds": seconds, "parameters": parameters(folder), **scores}
+        rows.append({**row, "curve": curve_of(folder / "train.jsonl")})
+    text = table(rows, recipe, manifest["source"])
+    (dest / "table.txt").write_text(text + "\n", encoding="utf-8")
+    draw(rows, dest / "curves.png")
+    print(f"\n{text}\ncurves: {dest / 'curves.png'}")
+
+
+if __name__ == "__main__":
+    main()

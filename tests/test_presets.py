@@ -1,0 +1,58 @@
+"""One table of presets: as architectures, as YAML, and as the quickstart's command line."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import write_configs
+import yaml
+from conftest import USER_DIR
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.models import ARCH_CONFIG_REGISTRY
+
+from lamemo_fairseq.config import ENCODINGS, LaMemoConfig
+from lamemo_fairseq.presets import PRESETS
+from lamemo_fairseq.recipes import RECIPES, command_line
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("memory_type", sorted(ENCODINGS))
+def test_presets_make_a_model(name: str, memory_type: str) -> None:
+    args = argparse.Namespace(memory_type=memory_type)
+    ARCH_CONFIG_REGISTRY[name](args)
+    cfg = LaMemoConfig(**vars(args))
+    cfg.check()
+    assert cfg.encoding == ENCODINGS[memory_type][0]
+    for field, value in PRESETS[name].items():
+        assert getattr(cfg, field) == value
+
+
+def test_a_flag_wins_over_a_preset() -> None:
+    args = argparse.Namespace(mem_len=7)
+    ARCH_CONFIG_REGISTRY["lamemo_lm_enwik8_base"](args)
+    assert args.mem_len == 7 and args.decoder_layers == 12
+
+
+def test_the_authors_sizes() -> None:
+    cfg = LaMemoConfig(**PRESETS["lamemo_lm_wt103_base"])
+    assert (cfg.decoder_layers, cfg.decoder_embed_dim, cfg.head_dim, cfg.decoder_ffn_embed_dim) == (16, 410, 41, 2100)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_yaml_is_what_the_table_says(name: str) -> None:
+    assert write_configs.path(name).read_text() == write_configs.render(name)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_yaml_and_command_line_mean_the_same(name: str, corpus: Path) -> None:
+    words = [str(corpus), "--user-dir", USER_DIR, *command_line(RECIPES[name])]
+    parsed = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))
+    for group, values in yaml.safe_load(write_configs.render(name)).items():
+        for field, value in values.items():
+            if value == "???":  # the user's to say
+                continue
+            found = parsed[group][field]
+            if (group, field) == ("model", "_name"):  # YAML spells out what the architecture stands for
+                found = "lamemo_lm" if found in PRESETS else found
+            assert found == value, (group, field)

@@ -1,0 +1,210 @@
+"""The task through fairseq's commands: what it feeds, and what must not leak from one stream set to another."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, USER_DIR, run
+from fairseq import utils
+from fairseq.data import data_utils
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lamemo_fairseq  # noqa: F401
+from lamemo_fairseq.config import MemoryLanguageModelingConfig
+from lamemo_fairseq.data import Layout, Segments, Text, rotation
+from lamemo_fairseq.memory import MemoryState
+from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.task import MemoryLanguageModelingTask
+
+PAD, EOS = 1, 2
+
+
+class Lines:
+    """An indexed dataset as ``Text`` sees it: lines of tokens that are all different."""
+
+    def __init__(self, sizes) -> None:
+        self.sizes = np.array(sizes)
+        starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        self.lines = [torch.arange(a, b) + 100 for a, b in zip(starts, starts[1:])]
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.lines[index]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    st.integers(1, 9),
+    st.integers(1, 3),
+    st.integers(1, 8),
+    st.integers(0, 10**6),
+)
+def test_every_token_is_a_target_once_behind_the_token_before_it(sizes, rows, ranks, tokens, offset) -> None:
+    text = Text(Lines(sizes), "train")
+    layout = Layout.even(text.total, rows * ranks, tokens, offset=offset % text.total)
+    segments = Segments(text, layout, PAD, EOS)
+    batches = segments.batches(rows, ranks)
+    assert len(batches) % ranks == 0
+    found = []
+    for rank in range(ranks):
+        previous = [None] * rows
+        for number, items in enumerate(batches[rank::ranks]):
+            batch = segments.collater([segments[item] for item in items])
+            assert batch["net_input"]["segment"] == number
+            sources, targets = batch["net_input"]["src_tokens"], batch["target"]
+            assert sources.shape == targets.shape == (rows, layout.columns(number))
+            assert batch["ntokens"] == int(targets.ne(PAD).sum())
+            for row in range(rows):
+                kept = targets[row].ne(PAD)
+                assert not kept[int(kept.sum()) :].any(), "only the tail is padded"
+                for source, target in zip(sources[row][kept].tolist(), targets[row][kept].tolist()):
+                    assert source == (target - 1 if target > 100 else EOS)
+                    # Rows go on where they were: that is what memory relies on.
+                    wrapped = previous[row] == 100 + text.total - 1 and target == 100
+                    assert previous[row] in (None, target - 1) or wrapped
+                    previous[row] = target
+                    found.append(target)
+    assert sorted(found) == list(range(100, 100 + text.total))
+
+
+def test_ranks_read_the_streams_of_one_rank_with_all_rows() -> None:
+    text = Text(Lines([7] * 30), "train")
+    segments = Segments(text, Layout.even(text.total, 6, 5), PAD, EOS)
+    whole = segments.batches(6, 1)
+    for rank in range(3):
+        shared = segments.batches(2, 3)[rank::3]
+        assert shared == [batch[2 * rank : 2 * rank + 2] for batch in whole]
+
+
+def test_rotation_is_seeded_and_differs_between_epochs() -> None:
+    offsets = [rotation(1000, 1, epoch) for epoch in range(1, 6)]
+    assert offsets == [rotation(1000, 1, epoch) for epoch in range(1, 6)]
+    assert len(set(offsets)) > 1 and offsets != [rotation(1000, 2, epoch) for epoch in range(1, 6)]
+
+
+def test_a_stream_continues_only_what_it_expects() -> None:
+    stream, one, two = Stream("x"), object(), object()
+
+    def state(rows: int) -> MemoryState:
+        return MemoryState({"rows": torch.zeros(rows, 3, 1)}, 3, 3)
+
+    stream.keep(one, 0, state(4))
+    assert stream.recall(one, 1, 4) is not None
+    assert stream.recall(two, 1, 4) is None, "another reader"
+    assert stream.recall(one, 0, 4) is None, "segment 0 begins a text"
+    assert stream.recall(one, 2, 4) is None, "a segment was left out"
+    assert stream.recall(one, 1, 3) is None, "another number of streams"
+
+
+def test_memory_of_an_update_that_was_not_made_is_dropped() -> None:
+    stream, reader = Stream("x"), object()
+    states = [MemoryState({"rows": torch.full((1, 1, 1), float(n))}, 1, 1) for n in range(6)]
+
+    def value(segment: int) -> float:
+        found = stream.recall(reader, segment, 1)
+        assert found is not None
+        return float(found.tensors["rows"])
+
+    stream.begin_update()
+    stream.keep(reader, 0, states[0])
+    stream.commit()
+    stream.begin_update()  # two micro-batches, and then the gradients overflow
+    assert value(1) == 0
+    stream.keep(reader, 1, states[1])
+    assert value(2) == 1
+    stream.keep(reader, 2, states[2])
+    stream.begin_update()
+    assert value(1) == 0, "the same batches once more"
+    assert value(3) == 0, "or the ones behind them"
+    stream.keep(reader, 3, states[3])
+    stream.commit()
+    assert value(4) == 3
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def test_training_is_the_same_with_and_without_validation(corpus: Path, tmp_path: Path) -> None:
+    common = [corpus, *TINY, "--max-update", 8, "--dropout", 0.1, "--save-interval-updates", 100]
+    run("train", *common, "--save-dir", tmp_path / "without", "--disable-validation")
+    # valid and test are validated with other batch sizes than training's, every other update, by two workers.
+    done = run(
+        "train",
+        *common,
+        *["--save-dir", tmp_path / "with", "--valid-subset", "valid,test", "--validate-interval-updates", 2],
+        *["--batch-size-valid", 3, "--num-workers", 2, "--best-checkpoint-metric", "bpc"],
+    )
+    assert len(re.findall(r"valid on 'test' subset.* bpc ", done.stdout)) == 4
+    one, other = (load(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("without", "with"))
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+    assert (tmp_path / "with" / "checkpoint_best.pt").exists()
+
+
+def test_validate_command_agrees_with_eval_lm(corpus: Path, checkpoint: Path) -> None:
+    task = ["--task", "memory_language_modeling"]
+    done = run("validate", corpus, *task, "--path", checkpoint, "--valid-subset", "test", "--batch-size", 1)
+    validated = float(re.findall(r"test .*\| bpc ([0-9.]+)", done.stdout)[-1])
+    done = run("eval-lm", corpus, *task, "--path", checkpoint, "--gen-subset", "test", "--tokens-per-sample", 16)
+    scored = float(re.findall(r"Loss \(base 2\): ([0-9.]+)", done.stdout)[0])
+    assert "Evaluated 2,001 tokens" in done.stdout or "Evaluated 2,0" in done.stdout
+    assert abs(validated - scored) < 2e-3  # both print three or four digits
+
+
+def test_language_modeling_task_runs_without_memory_and_says_so_once(corpus: Path, tmp_path: Path) -> None:
+    words = ["language_modeling" if word == "memory_language_modeling" else word for word in TINY]
+    done = run("train", corpus, *words, "--max-update", 3, "--save-dir", tmp_path)
+    assert done.stdout.count("each block is read without memory") == 1
+    assert "num_updates=3" in done.stdout
+
+
+def test_data_directories_take_turns(corpus: Path, tmp_path: Path) -> None:
+    """Two directories joined by a colon: epoch 2 reads the second, and its split is another text."""
+    second = tmp_path / "second"
+    second.mkdir()
+    for end in ("bin", "idx"):
+        (second / f"train.{end}").write_bytes((corpus / f"test.{end}").read_bytes())
+        (second / f"valid.{end}").write_bytes((corpus / f"valid.{end}").read_bytes())
+    (second / "dict.txt").write_bytes((corpus / "dict.txt").read_bytes())
+    done = run(
+        "train",
+        f"{corpus}:{second}",
+        *TINY,
+        *["--batch-size", 16, "--max-epoch", 2, "--save-dir", tmp_path / "out", "--random-offset"],
+    )
+    lengths = [len(text) for text in (load_text(corpus, "train"), load_text(second, "train"))]
+    expected = [math.ceil(math.ceil(length / 16) / 16) for length in lengths]  # 16 rows, segments of 16
+    assert [int(n) for n in re.findall(r"grouped total_num_itrs = (\d+)", done.stdout)] == expected
+
+
+def load_text(folder: Path, split: str) -> torch.Tensor:
+    lines = data_utils.load_indexed_dataset(str(folder / split))
+    text = Text(lines, split)
+    return text.span(0, text.total)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 5000])
+def test_the_tasks_iterator_feeds_the_whole_split(corpus: Path, rows: int) -> None:
+    """A batch larger than the text works too."""
+    cfg = MemoryLanguageModelingConfig(data=str(corpus), tokens_per_sample=32)
+    cfg.dataset_impl = None
+    task = MemoryLanguageModelingTask.setup_task(cfg)
+    task.load_dataset("test")
+    batches = task.get_batch_iterator(task.dataset("test"), max_sentences=rows).next_epoch_itr(shuffle=False)
+    columns = [[] for _ in range(rows)]
+    for batch in batches:
+        for row, target in enumerate(batch["target"]):
+            columns[row].append(target[target.ne(PAD)])
+    text = torch.cat([piece for row in columns for piece in row])
+    assert torch.equal(text, load_text(corpus, "test"))
+
+
+def test_user_dir_may_be_imported_first(corpus: Path) -> None:
+    """A plain import registers everything, and --user-dir of the same folder afterwards is no second time."""
+    utils.import_user_module(type("Args", (), {"user_dir": USER_DIR}))
