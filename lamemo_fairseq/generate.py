@@ -9,7 +9,7 @@ the longest prompt, V symbols.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 from fairseq.data import Dictionary
@@ -259,7 +259,7 @@ class PromptedGenerator(SequenceGenerator):
         ensemble = PromptedEnsemble(models, rules)
         # The loop is as long as the "source" that write() shows it; all else about lengths is in the rules.
         super().__init__(ensemble, tgt_dict, max_len_a=1, max_len_b=0, min_len=0, eos=ensemble.end, **search)
-        self.symbols_to_strip_from_output = set()
+        self.symbols_to_strip_from_output: Set[int] = set()
 
     @torch.no_grad()
     def write(self, prompts: Prompts) -> List[List[Dict[str, Tensor]]]:
@@ -312,7 +312,7 @@ def check_generation(args: Any, models: Sequence[Any]) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is not for this task: {what}")
     if args.diverse_beam_groups > 0 and args.beam % args.diverse_beam_groups:
         raise UsageError(
-            f"--beam {args.beam} is not divisible by --diverse-beam-groups {args.diverse_beam_groups}: choose a multiple"
+            f"--beam {args.beam} is no multiple of --diverse-beam-groups {args.diverse_beam_groups}: choose one"
         )
     first = models[0].decoder
     for model in models[1:]:

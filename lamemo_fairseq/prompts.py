@@ -215,21 +215,32 @@ def join(states: List[MemoryState]) -> MemoryState:
 
 
 def encode_lines(lines: Sequence[str], encode: Callable[[str], str], dictionary: Dictionary) -> List[Tensor]:
-    """Tokens [n] of each line, without ``</s>``: the text goes on. Raises ``UsageError`` for what is no text."""
-    prompts = []
-    for number, line in enumerate(lines):
-        # What is not UTF-8 arrives from standard input as half of a surrogate pair.
-        if any("\ud800" <= character <= "\udfff" for character in line):
-            raise UsageError(f"prompt {number + 1} is not UTF-8: convert it, for instance with iconv -f latin1 -t utf-8")
+    """Tokens [n] of each prompt."""
+    return [encode_text(line, encode, dictionary, f"prompt {number + 1}") for number, line in enumerate(lines)]
+
+
+def encode_text(text: str, encode: Callable[[str], str], dictionary: Dictionary, name: str) -> Tensor:
+    """Tokens [n] int64 of a text that goes on: ``</s>`` where a line ends, none at the text's end.
+
+    Raises ``UsageError``, which calls the text by ``name``, where it is empty or no text of this dictionary.
+    """
+    # What is not UTF-8 arrives from standard input as half of a surrogate pair.
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UsageError(f"{name} is not UTF-8: convert it, for instance with iconv -f latin1 -t utf-8")
+    if not text:
+        raise UsageError(f"{name} is empty, and there is nothing to continue: give some text")
+    tokens: List[int] = []
+    for number, line in enumerate(text.split("\n")):
+        tokens += [dictionary.eos()] if number > 0 else []
         symbols = encode(line).split()
-        if not symbols:
-            raise UsageError(f"prompt {number + 1} is empty, and there is nothing to continue: give some text")
         unknown = [one for one in symbols if dictionary.index(one) == dictionary.unk() and one != dictionary.unk_word]
         if unknown:
             shown = " ".join(dict.fromkeys(unknown[:5]))
             raise UsageError(
-                f"prompt {number + 1} has symbols that the dictionary lacks: {shown}: write it as the training text "
-                "was (--tokenizer, --bpe; --bpe text_characters for characters), or put <unk>"
+                f"{name} has symbols that the dictionary lacks: {shown} (write it as the training text was: "
+                "--tokenizer, --bpe, for characters --bpe text_characters; or write <unk>)"
             )
-        prompts.append(torch.tensor([dictionary.index(one) for one in symbols]))
-    return prompts
+        tokens += [dictionary.index(one) for one in symbols]
+    if not tokens:
+        raise UsageError(f"{name} is empty, and there is nothing to continue: give some text")
+    return torch.tensor(tokens)

@@ -16,7 +16,7 @@ from .criterion import check_criterion
 from .data import Layout, Segments, Text, rotation, rows_for
 from .errors import UsageError
 from .generate import PromptedGenerator, check_generation
-from .prompts import History, HistoricBatches, PromptBlocks, PromptLines, continue_texts, encode_lines
+from .prompts import HistoricBatches, History, PromptBlocks, PromptLines, continue_texts, encode_lines
 from .streams import Stream
 from .symbols import TextDictionary
 
@@ -98,7 +98,7 @@ class MemoryLanguageModelingTask(FairseqTask):
         has a ``--prefix-size``: its batches are prompts.
         """
         if isinstance(dataset, PromptLines):
-            return super().get_batch_iterator(dataset, max_tokens, max_sentences or 1)
+            return super().get_batch_iterator(dataset, None, max_sentences or 1)
         if self.cfg.prefix_size > 0:
             return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample
@@ -171,7 +171,9 @@ class MemoryLanguageModelingTask(FairseqTask):
         batches = super().get_batch_iterator(
             blocks, max_tokens, max_sentences, num_shards=num_shards, shard_id=shard_id, num_workers=num_workers
         )
-        return HistoricBatches(batches, History(text, segment, eos), blocks.segments) if self.cfg.carry_memory else batches
+        return (
+            HistoricBatches(batches, History(text, segment, eos), blocks.segments) if self.cfg.carry_memory else batches
+        )
 
     def get_interactive_tokens_and_lengths(
         self, lines: List[str], encode_fn: Callable[[str], str]
@@ -200,7 +202,12 @@ class MemoryLanguageModelingTask(FairseqTask):
         return super().build_generator(models, args, seq_gen_cls or PromptedGenerator, extra, **options)
 
     def inference_step(
-        self, generator: Any, models: List[Any], sample: Dict[str, Any], prefix_tokens: Any = None, constraints: Any = None
+        self,
+        generator: Any,
+        models: List[Any],
+        sample: Dict[str, Any],
+        prefix_tokens: Any = None,
+        constraints: Any = None,
     ) -> List[List[Dict[str, Tensor]]]:
         """Continues the prompts of a batch. ``prefix_tokens`` are those prompts again."""
         return continue_texts(generator, models, sample, self.dictionary)
