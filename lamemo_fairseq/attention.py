@@ -20,12 +20,22 @@ from .positions import AheadPlan, Plan, align
 class Cache:
     """Keys and values of an open segment, for decoding: those of the memory, then one by one its own.
 
-    ``distances`` are the projected encodings, which depend on weights alone.
+    ``distances`` are the projected encodings, which depend on weights alone; row ``nearest`` is that of distance 0.
     """
 
     def __init__(self, room: int) -> None:
         self.keys, self.values = Buffer(room, dim=2), Buffer(room, dim=2)  # [B, H, room, d]
         self.distances: Optional[Distances] = None
+        self.nearest = room
+        self.turned: Optional[Tensor] = None
+
+    def falling(self) -> Tensor:
+        """The distances' keys as single tokens read them, [H, d, S]."""
+        if self.turned is None:
+            assert self.distances is not None and self.keys.tensor is not None
+            H, d = self.keys.tensor.size(1), self.keys.tensor.size(3)
+            self.turned = self.distances.keys.unflatten(-1, (H, d)).permute(1, 2, 0).contiguous()
+        return self.turned
 
     def select(self, order: Tensor) -> None:
         """Streams in another order."""

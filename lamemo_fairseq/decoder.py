@@ -22,6 +22,7 @@ from .layer import Layer
 from .memory import KINDS, MemoryState, SegmentRecord
 from .ops import softmax_dtype
 from .positions import Plan, Positions
+from .steps import step_layers
 from .streams import Stream
 from .vocabulary import adaptive_head, embedding
 
@@ -211,6 +212,8 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             if continued:
                 recall = recall.reread()
             cache = None if opened is None else opened.caches[number]
+            if opened is not None:
+                opened.cached &= recall.beyond is None
             record.inputs.append(x.detach())
             wants = self.memory.wants_attention(number), self.memory.wants_usage(number)
             arguments = (x, recall, plan, self.biases, *wants, cache)
@@ -257,10 +260,20 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
     def extend_chunk(self, tokens: Tensor, opened: OpenSegment) -> Tensor:
         """Reads tokens [B, n] that fit into the open segment; features [B, n, D]."""
         x = self.embed(tokens, opened.length)
+        if tokens.size(1) == 1 and self.can_step(opened):
+            if opened.weights is None:
+                opened.weights = step_layers(self.layers, self.biases)
+            return opened.step(x.squeeze(1), opened.weights, self.positions.reach).unsqueeze(1)
         plan = self.plan(x, opened.state, None, before=opened.length, room=opened.room)
         done = self.climb(x, opened.state, plan, opened=opened)
         opened.take(done.record)
         return done.top
+
+    def can_step(self, opened: OpenSegment) -> bool:
+        """Whether a single token may go through ``steps.py``: what it reads is all in the caches of keys."""
+        counted = any(self.memory.wants_usage(layer) for layer in range(len(self.layers)))
+        learned = self.positions.encoding == "shaw"
+        return opened.length > 0 and opened.cached and not (self.training or counted or learned)
 
     def reorder_incremental_state(self, incremental_state: Dict[str, Any], new_order: Tensor) -> None:
         """Moves everything that a stream keeps to its new place; the identity costs nothing."""

@@ -14,6 +14,7 @@ from .attention import Cache
 from .buffers import Buffer
 from .memory import Memory, MemoryState, SegmentRecord
 from .ops import Attention
+from .steps import StepLayer
 
 
 def is_identity(order: Tensor, streams: int) -> bool:
@@ -33,6 +34,7 @@ class OpenSegment:
     def __init__(self, state: MemoryState, room: int, layers: int) -> None:
         self.room, self.layers = room, layers
         self.read = 0  # tokens of the whole text
+        self.weights: Optional[List[StepLayer]] = None  # as single tokens read them
         self.begin(state)
 
     def begin(self, state: MemoryState) -> None:
@@ -47,6 +49,7 @@ class OpenSegment:
         self.lses: List[Buffer] = [Buffer(total, dim=2) for _ in range(self.layers)]
         self.keeps: List[bool] = [False] * self.layers
         self.usage: List[Optional[Tensor]] = [None] * self.layers
+        self.cached = True  # whether what a token reads is all in the caches
 
     @property
     def is_full(self) -> bool:
@@ -70,6 +73,16 @@ class OpenSegment:
                 self.usage[layer] = usage if so_far is None else so_far + usage[:, : so_far.size(1)]
         self.length += count
         self.read += count
+
+    def step(self, x: Tensor, weights: List[StepLayer], reach: Optional[int]) -> Tensor:
+        """One further token through all layers: embeddings [B, D] -> features [B, D]. ``reach`` as in positions."""
+        self.embeddings.slot().copy_(x)
+        for number, layer in enumerate(weights):
+            self.inputs[number].slot().copy_(x)
+            x = layer.read(x, self.caches[number], reach, self.outputs[number], self.lses[number], self.keeps[number])
+        self.length += 1
+        self.read += 1
+        return x
 
     def record(self) -> SegmentRecord:
         """The segment so far, as if it had been read at once."""
