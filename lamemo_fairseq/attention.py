@@ -24,7 +24,8 @@ class Cache:
     """
 
     def __init__(self, room: int) -> None:
-        self.keys, self.values = Buffer(room, dim=2), Buffer(room, dim=2)  # [B, H, room, d]
+        # [B, H, room, d] and [B, H, d, room]: a single query reads both along their rows.
+        self.keys, self.values = Buffer(room, dim=2), Buffer(room, dim=3)
         self.distances: Optional[Distances] = None
         self.nearest = room
         self.turned: Optional[Tensor] = None
@@ -141,7 +142,8 @@ class RelativeAttention(nn.Module):
         keys, values = self.kv_proj(h).chunk(2, dim=-1)
         keys, values = self.split(keys), self.split(values)
         if cache is not None:
-            keys, values = cache.keys.append(keys), cache.values.append(values)
+            keys = cache.keys.append(keys)
+            values = cache.values.append(values.transpose(-2, -1)).transpose(-2, -1)
         distances = self.project_distances(plan, cache)
         first = memory if carried is None else 0
         queries = self.split(self.q_proj(h[:, first:])) * self.head_dim**-0.5

@@ -36,9 +36,9 @@ class Buffer:
         return self.tensor.select(self.dim, self.length - 1)
 
     def flat(self) -> Tensor:
-        """All room, with the dimensions before the growing one as one: [B * H, room, d] of [B, H, room, d]."""
+        """All room of a [B, H, ., .] tensor, streams and heads as one dimension."""
         assert self.tensor is not None
-        return self.tensor.flatten(0, self.dim - 1)
+        return self.tensor.flatten(0, 1)
 
     def filled(self) -> Tensor:
         """Everything so far, as a view."""

@@ -80,7 +80,8 @@ class StepLayer:
             scores = torch.bmm(position.transpose(0, 1), R).transpose(0, 1).reshape(B * H, 1, T - first)
             scores = torch.baddbmm(scores, content.reshape(B * H, 1, d), keys.transpose(1, 2))
         weights = F.softmax(scores, dim=-1, dtype=softmax_dtype(scores.dtype))
-        mixed = torch.bmm(weights.to(x.dtype), cache.values.flat()[:, first:T])  # [B * H, 1, d]
+        values = cache.values.flat()[:, :, first:T]  # [B * H, d, T]
+        mixed = torch.bmm(values, weights.to(x.dtype).transpose(1, 2))  # [B * H, d, 1]
         if keep:
             output.slot().copy_(mixed.view(B, H, d))
             # As in ops.attend: p = exp(s - lse), read off at the largest weight.
