@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 from fairseq import utils
@@ -20,11 +20,14 @@ from .data import Layout, Segments, Text, rotation, rows_for
 from .dictionaries import check_same, identify
 from .documents import Documents, Separator
 from .errors import UsageError
+from .generate import PromptedGenerator, check_generation
+from .prompts import HistoricBatches, History, PromptBlocks, PromptLines, continue_texts, encode_lines
 from .protocol import Protocol
 from .resume import StreamIterator
 from .scoring import Accounted, Tally
 from .segments import varied
 from .streams import Stream, attach
+from .symbols import TextDictionary
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +70,11 @@ class MemoryLanguageModelingTask(FairseqTask):
         self.wanted_losses[str(cfg.memory_type)] = model.decoder.memory.trained_apart
         return model
 
-    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+    def build_criterion(self, cfg: Any, **options: Any) -> Any:
         """Builds the criterion, unless it leaves out what the model's memory needs."""
         for memory_type, losses in self.wanted_losses.items():
             check_criterion(cfg._name, memory_type, losses)
-        return super().build_criterion(cfg, from_checkpoint)
+        return super().build_criterion(cfg, **options)
 
     def state_dict(self) -> Dict[str, Any]:
         """What a checkpoint keeps of the task: its dictionary's identity."""
@@ -105,7 +108,7 @@ class MemoryLanguageModelingTask(FairseqTask):
 
     def get_batch_iterator(  # type: ignore[override]
         self,
-        dataset: Text,
+        dataset: Union[Text, PromptLines],
         max_tokens: Optional[int] = None,
         max_sentences: Optional[int] = None,
         seed: int = 1,
@@ -118,13 +121,18 @@ class MemoryLanguageModelingTask(FairseqTask):
     ) -> StreamIterator:
         """Batches of ``max_sentences`` rows, segment after segment, never shuffled.
 
-        Rank ``shard_id`` reads its own rows; all ranks together read every token once.
+        Rank ``shard_id`` reads its own rows; all ranks together read every token once. Only ``fairseq-generate``
+        has a ``--prefix-size``: its batches are prompts.
         """
         if str(self.cfg.sample_break_mode) == "eos":
             raise UsageError(
                 "--sample-break-mode eos scores independent sentences with fairseq-eval-lm: leave it out here, "
                 "where text is read in order, or clear the memory with --memory-reset document"
             )
+        if isinstance(dataset, PromptLines):
+            return super().get_batch_iterator(dataset, None, max_sentences or 1)
+        if self.cfg.prefix_size > 0:
+            return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample
         rows = rows_for(max_sentences, max_tokens, tokens)
         rotates = self.cfg.random_offset and dataset.name == "train"
@@ -202,6 +210,62 @@ class MemoryLanguageModelingTask(FairseqTask):
         super().begin_epoch(epoch, model)
         if self.cfg.csv_log is not None and gather.rank() == 0:
             self.csv = monitor.CsvLog(self.cfg.csv_log)
+
+    def prompts(
+        self,
+        text: Text,
+        max_tokens: Optional[int],
+        max_sentences: Optional[int],
+        num_shards: int,
+        shard_id: int,
+        num_workers: int,
+    ) -> Any:
+        """Batches of prompts for ``fairseq-generate``, with ``--carry-memory`` each with what came before."""
+        segment, eos = self.cfg.tokens_per_sample, self.dictionary.eos()
+        blocks = PromptBlocks(text, self.cfg.prefix_size, segment, self.dictionary.pad(), self.cfg.prompt_blocks)
+        batches = super().get_batch_iterator(
+            blocks, max_tokens, max_sentences, num_shards=num_shards, shard_id=shard_id, num_workers=num_workers
+        )
+        return (
+            HistoricBatches(batches, History(text, segment, eos), blocks.segments) if self.cfg.carry_memory else batches
+        )
+
+    def get_interactive_tokens_and_lengths(
+        self, lines: List[str], encode_fn: Callable[[str], str]
+    ) -> Tuple[List[Tensor], List[int]]:
+        """Tokens of typed prompts."""
+        tokens = encode_lines(lines, encode_fn, self.dictionary)
+        return tokens, [len(prompt) for prompt in tokens]
+
+    def build_dataset_for_inference(self, src_tokens: List[Tensor], src_lengths: Any, **unused: Any) -> PromptLines:
+        """Typed prompts as a dataset."""
+        return PromptLines(src_tokens, self.dictionary.pad())
+
+    def build_generator(  # type: ignore[override]
+        self,
+        models: List[Any],
+        args: Any,
+        seq_gen_cls: Optional[Any] = None,
+        extra_gen_cls_kwargs: Optional[Dict[str, Any]] = None,
+        **options: Any,
+    ) -> Any:
+        """The generator that reads prompts ahead, for fairseq's choice of search."""
+        check_generation(args, models)
+        extra = {"stop_at_eos": self.cfg.stop_at_eos, **(extra_gen_cls_kwargs or {})}
+        for name in ("lm_model", "lm_weight"):  # fusion was refused above
+            extra.pop(name, None)
+        return super().build_generator(models, args, seq_gen_cls or PromptedGenerator, extra, **options)
+
+    def inference_step(
+        self,
+        generator: Any,
+        models: List[Any],
+        sample: Dict[str, Any],
+        prefix_tokens: Any = None,
+        constraints: Any = None,
+    ) -> List[List[Dict[str, Tensor]]]:
+        """Continues the prompts of a batch. ``prefix_tokens`` are those prompts again."""
+        return continue_texts(generator, models, sample, self.dictionary)
 
     def train_step(
         self,
@@ -284,6 +348,6 @@ def load_dictionary(data: Optional[str]) -> Dictionary:
         raise UsageError(
             f"data directory {os.path.dirname(path)} has no dict.txt: name the one that fairseq-preprocess made"
         )
-    dictionary = Dictionary.load(path)
+    dictionary = TextDictionary.load(path)
     logger.info("dictionary: %d types", len(dictionary))
     return dictionary

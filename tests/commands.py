@@ -177,7 +177,13 @@ def free_port() -> int:
 
 
 def train(
-    data: object, save_dir: object, *flags: object, ranks: int = 1, rank_flags: Optional[List[List[object]]] = None
+    data: object,
+    save_dir: object,
+    *flags: object,
+    ranks: int = 1,
+    rank_flags: Optional[List[List[object]]] = None,
+    disable_validation: bool = True,
+    **environment: str,
 ) -> List[Command]:
     """Starts ``fairseq-train`` on each of ``ranks`` processes; the tests' small model where flags say nothing else."""
     save_dir = Path(str(save_dir))
@@ -188,11 +194,11 @@ def train(
         *("--decoder-attention-heads", 2, "--mem-len", 12, "--dropout", 0.1, "--attention-dropout", 0.1),
         *("--tokens-per-sample", 8, "--batch-size", 4, "--optimizer", "adam", "--lr", 0.01, "--clip-norm", 0.25),
         *("--log-format", "json", "--log-interval", 1, "--num-workers", 0, "--save-dir", save_dir),
-        *("--no-progress-bar", "--disable-validation"),
+        *(["--disable-validation"] if disable_validation else []),
         *flags,
     ]
     if ranks == 1:
-        return [Command("train", base, save_dir.parent / f"{save_dir.name}.log")]
+        return [Command("train", base, save_dir.parent / f"{save_dir.name}.log", **environment)]
     meeting = [
         *("--distributed-world-size", ranks, "--distributed-init-method", f"tcp://127.0.0.1:{free_port()}"),
         *("--distributed-no-spawn", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"),
@@ -202,6 +208,7 @@ def train(
             "train",
             [*base, *meeting, "--distributed-rank", rank, *(rank_flags[rank] if rank_flags else [])],
             save_dir.parent / f"{save_dir.name}.{rank}.log",
+            **environment,
         )
         for rank in range(ranks)
     ]
