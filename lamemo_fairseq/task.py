@@ -15,8 +15,17 @@ from .config import MemoryLanguageModelingConfig
 from .criterion import check_criterion
 from .data import Layout, Segments, Text, rotation, rows_for
 from .errors import UsageError
-from .generate import PromptedGenerator, check_generation
-from .prompts import HistoricBatches, History, PromptBlocks, PromptLines, continue_texts, encode_lines
+from .generate import PromptedGenerator
+from .generation_flags import check_generation
+from .prompts import (
+    HistoricBatches,
+    History,
+    PromptBlocks,
+    PromptLines,
+    continue_texts,
+    encode_lines,
+    warn_of_other_segments,
+)
 from .streams import Stream
 from .symbols import TextDictionary
 
@@ -64,8 +73,15 @@ class MemoryLanguageModelingTask(FairseqTask):
             check_criterion(cfg._name, memory_type, losses)
         return super().build_criterion(cfg, from_checkpoint)
 
-    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **unused: Any) -> None:
-        """Loads a split as one text. Of several data directories, each epoch takes the next."""
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Optional[Any] = None, **unused: Any
+    ) -> None:
+        """Loads a split as one text. Of several data directories, each epoch takes the next.
+
+        ``task_cfg`` is the task of the checkpoint that a command has loaded.
+        """
+        if self.cfg.prefix_size > 0 and task_cfg is not None:
+            warn_of_other_segments(self.cfg.tokens_per_sample, task_cfg)
         paths = utils.split_paths(self.cfg.data)
         path = os.path.join(paths[(epoch - 1) % len(paths)], split)
         if not os.path.isfile(f"{path}.bin"):

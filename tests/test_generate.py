@@ -14,7 +14,8 @@ from family import SEGMENT, WORDS, dictionary, make, pieces, read, text
 from torch import Tensor
 
 from lamemo_fairseq.errors import UsageError
-from lamemo_fairseq.generate import PromptedGenerator, Prompts, check_generation, forbid_repeats
+from lamemo_fairseq.generate import PromptedGenerator, Prompts, forbid_repeats
+from lamemo_fairseq.generation_flags import check_generation
 from lamemo_fairseq.memory import MemoryState
 from lamemo_fairseq.model import LaMemoLanguageModel
 from lamemo_fairseq.prompts import History, PromptBlocks, PromptLines, block_range, encode_text
