@@ -1,11 +1,12 @@
 """LaMemo and its relatives for fairseq: importing this package registers the model and the task."""
 
-from . import characters, criterion, messages, model, task
+from . import characters, criterion, hooks, messages, model, task
 from .criterion import MemoryCrossEntropyCriterion
 from .model import LaMemoLanguageModel
 from .task import MemoryLanguageModelingTask
 
 messages.install()
+hooks.install()
 
 __all__ = [
     "LaMemoLanguageModel",
@@ -13,6 +14,7 @@ __all__ = [
     "MemoryLanguageModelingTask",
     "characters",
     "criterion",
+    "hooks",
     "messages",
     "model",
     "task",

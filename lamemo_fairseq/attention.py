@@ -15,6 +15,7 @@ from .distances import Distances, DistanceTable
 from .memory.base import Beyond
 from .ops import Attention
 from .positions import AheadPlan, Plan, align
+from .probe import LayerProbe
 
 
 class Cache:
@@ -125,6 +126,7 @@ class RelativeAttention(nn.Module):
         want_lse: bool = False,
         want_usage: bool = False,
         cache: Optional[Cache] = None,
+        probe: Optional[LayerProbe] = None,
     ) -> Mixed:
         """Attends from the current tokens and, where attention is ``carried``, from the memory ahead.
 
@@ -138,6 +140,7 @@ class RelativeAttention(nn.Module):
             want_lse: keep the outputs with their log-sum-exps.
             want_usage: return how much attention each key received, averaged over heads.
             cache: keys and values of an open segment.
+            probe: shown where attention goes.
         """
         keys, values = self.kv_proj(h).chunk(2, dim=-1)
         keys, values = self.split(keys), self.split(values)
@@ -161,6 +164,8 @@ class RelativeAttention(nn.Module):
             assert right.lse is not None
             output = torch.cat([right.output, output], dim=2)
             lse, alpha = torch.cat([right.lse, lse], dim=2), right.alpha
+        if probe is not None:
+            probe.see(left.weights, plan.hidden, alpha)
         rows = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
         kept = None if lse is None else Attention(output.detach(), lse)
         usage = left.weights.detach().mean(1).sum(1) if want_usage else None  # [B, T]

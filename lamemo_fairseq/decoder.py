@@ -22,6 +22,7 @@ from .layer import Layer
 from .memory import KINDS, MemoryState, SegmentRecord
 from .ops import softmax_dtype
 from .positions import Plan, Positions
+from .probe import Probe
 from .steps import step_layers
 from .streams import Stream
 from .vocabulary import adaptive_head, embedding
@@ -98,6 +99,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         advance: Optional[int] = None,
         documents: Optional[Tensor] = None,
         targets: Optional[Tensor] = None,
+        probe: Optional[Probe] = None,
         **unused: Any,
     ) -> Tuple[Tensor, Dict[str, Any]]:
         """Scores of the next tokens.
@@ -114,6 +116,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             advance: how many of the tokens enter the memory (all, unless the last ones come again as context).
             documents: [B, N] numbers; a token sees only its own document. None: one document per stream.
             targets: [B, N] ids whose log-probabilities [B, N] are returned in place of scores.
+            probe: shown where attention goes.
 
         Returns:
             scores [B, N, V] (or features [B, N, D]) and a dictionary: ``alpha``, and in training ``losses``, what
@@ -123,7 +126,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             x = self.extend(prev_output_tokens, incremental_state)
             extra: Dict[str, Any] = {"attn": None}  # fairseq's own generator looks for it
         else:
-            x, extra = self.read(prev_output_tokens, stream, segment, advance, documents)
+            x, extra = self.read(prev_output_tokens, stream, segment, advance, documents, probe)
         if targets is not None:
             return self.target_log_probs(x.flatten(0, 1), targets.flatten()).view(targets.shape), extra
         return (x if features_only else self.output_layer(x)), extra
@@ -135,15 +138,16 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         segment: int,
         advance: Optional[int],
         documents: Optional[Tensor],
+        probe: Optional[Probe] = None,
     ) -> Tuple[Tensor, Dict[str, Any]]:
         """One whole segment [B, N], from a stream's memory to a stream's memory."""
         B, N = tokens.shape
         x = self.embed(tokens, 0)
         state = None if stream is None else stream.recall(self, segment, B)
-        if state is None:
-            state = self.memory.empty(B, x)
+        empty = self.memory.empty(B, x)
+        state = empty if state is None else state.like(empty)
         plan = self.plan(x, state, documents)
-        top, record, alphas = self.climb(x, state, plan, documents)
+        top, record, alphas = self.climb(x, state, plan, documents, probe=probe)
         extra: Dict[str, Any] = {"alpha": alphas}
         advanced = N if advance is None else advance
         if self.training:
@@ -151,6 +155,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             extra["losses"] = self.memory.losses(state, record, advanced, layers)
         if stream is not None:
             stream.keep(self, segment, self.memory.absorb(state, record, advanced))
+            stream.alphas = alphas
         return top, extra
 
     def embed(self, tokens: Tensor, first: int) -> Tensor:
@@ -202,6 +207,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         plan: Plan,
         documents: Optional[Tensor] = None,
         opened: Optional[OpenSegment] = None,
+        probe: Optional[Probe] = None,
     ) -> Pass:
         """Through all layers. With ``opened``, keys and values are cached, and a further chunk reads them."""
         record, alphas = SegmentRecord(x, documents=documents), []
@@ -216,7 +222,8 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
                 opened.cached &= recall.beyond is None
             record.inputs.append(x.detach())
             wants = self.memory.wants_attention(number), self.memory.wants_usage(number)
-            arguments = (x, recall, plan, self.biases, *wants, cache)
+            look = None if probe is None else probe.layer(number)
+            arguments = (x, recall, plan, self.biases, *wants, cache, look)
             if self.checkpoint_activations and self.training:
                 out = checkpoint(layer, *arguments, use_reentrant=False)
             else:

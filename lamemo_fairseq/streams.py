@@ -5,22 +5,19 @@ ensemble), and nothing of another set ever enters it. Training reads in updates 
 only once its update was made.
 """
 
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+import logging
+from typing import Any, Dict, Iterable, NamedTuple, Optional
+
+from torch import Tensor
 
 from .memory import MemoryState
 
+logger = logging.getLogger(__name__)
+
 
 class Kept(NamedTuple):
-    """A state, and the numbers of the segments that may continue it."""
+    """A state, and the number of the segment that follows what it has read."""
 
-    expected: Tuple[int, ...]
-    state: MemoryState
-
-
-class Pending(NamedTuple):
-    """The state after the segments ``first`` to ``following - 1`` of an update that is not made yet."""
-
-    first: int
     following: int
     state: MemoryState
 
@@ -29,7 +26,9 @@ class Stream:
     """The memory of one stream set, from segment to segment.
 
     Each state is kept with the number of the segment that may continue it. Any other number, or another number
-    of streams, starts afresh: after a jump the memory would belong to another text.
+    of streams, starts afresh: after a jump the memory would belong to another text. Within training there is one
+    exception: updates that were dropped (overflow, lack of memory) leave the memory as it was before them, and
+    the segment after them continues from there.
 
     Args:
         name: the set's name, as users know it (``train``, ``valid``, ...).
@@ -38,49 +37,55 @@ class Stream:
     def __init__(self, name: str) -> None:
         self.name = name
         self.kept: Dict[Any, Kept] = {}
-        self.pending: Dict[Any, Pending] = {}
+        self.pending: Dict[Any, Kept] = {}
         self.in_update = False
+        #: what a resumed run must do before this stream is read on
+        self.resumption: Optional[Any] = None
+        #: what the last segment saw: per layer that looked ahead, the weights [B, H, M] of what it held before
+        self.alphas: Iterable[Tensor] = ()
 
     def recall(self, reader: Any, segment: int, streams: int) -> Optional[MemoryState]:
         """The state that ``segment`` continues, or None where it starts with an empty memory."""
         if segment == 0:
+            self.kept.pop(reader, None)  # of another pass over the text
             return None
-        if reader in self.pending:
-            pending = self.pending[reader]
-            expected: Tuple[int, ...] = (pending.following,)
-            state = pending.state
-        elif reader in self.kept:
-            expected, state = self.kept[reader]
-        else:
+        last = self.pending.get(reader, self.kept.get(reader))
+        if last is None or last.state.streams not in (0, streams):
             return None
-        if segment not in expected or state.streams not in (0, streams):
+        dropped = segment - last.following
+        if dropped < 0 or (dropped > 0 and not self.in_update):
             return None
-        return state
+        if dropped > 0:
+            logger.info("%s: segment %d continues the memory from before %d dropped", self.name, segment, dropped)
+        return last.state
 
     def keep(self, reader: Any, segment: int, state: MemoryState) -> None:
         """What ``segment`` left behind. Within an update it waits for :meth:`commit`."""
-        if not self.in_update:
-            self.kept[reader] = Kept((segment + 1,), state)
-            return
-        first = self.pending[reader].first if reader in self.pending else segment
-        self.pending[reader] = Pending(first, segment + 1, state)
+        (self.pending if self.in_update else self.kept)[reader] = Kept(segment + 1, state)
 
     def begin_update(self) -> None:
-        """An update begins; what an unfinished one left is dropped.
-
-        The streams have moved on all the same, so the state from before is continued either by the segment
-        that follows the dropped ones or, where the trainer tries again, by the first of them.
-        """
-        for reader, pending in self.pending.items():
-            if reader in self.kept:
-                state = self.kept[reader].state
-                self.kept[reader] = Kept((pending.first, pending.following), state)
+        """An update begins; what an unfinished one left is dropped."""
         self.pending.clear()
         self.in_update = True
 
     def commit(self) -> None:
-        """The update was made: what its segments left is kept."""
-        for reader, pending in self.pending.items():
-            self.kept[reader] = Kept((pending.following,), pending.state)
+        """The update was made: what its segments left is kept, unless it would poison all that follows."""
+        for reader, kept in self.pending.items():
+            if kept.state.is_finite():
+                self.kept[reader] = kept
+            else:
+                logger.warning("%s: the memory after segment %d is not finite: dropped", self.name, kept.following - 1)
         self.pending.clear()
         self.in_update = False
+
+    def bytes_held(self) -> int:
+        """Size of the memory that is held now, of all readers."""
+        latest = {**self.kept, **self.pending}
+        return sum(t.numel() * t.element_size() for kept in latest.values() for t in kept.state.tensors.values())
+
+
+def attach(batch: Dict[str, Any], stream: Stream) -> Dict[str, Any]:
+    """The batch with the memory that it continues."""
+    if not batch:
+        return batch
+    return {**batch, "net_input": {**batch["net_input"], "stream": stream}}

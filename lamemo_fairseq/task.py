@@ -2,38 +2,38 @@
 
 import logging
 import os
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from fairseq import utils
-from fairseq.data import Dictionary, data_utils, iterators
+from fairseq.data import Dictionary, data_utils
 from fairseq.logging import metrics
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.optim import AMPOptimizer
+from fairseq.tasks import register_task
 from torch import Tensor
 
+from . import gather, monitor
+from .announce import conclude
 from .config import MemoryLanguageModelingConfig
 from .criterion import check_criterion
 from .data import Layout, Segments, Text, rotation, rows_for
+from .dictionaries import check_same, identify
+from .documents import Documents, Separator
 from .errors import UsageError
-from .generate import PromptedGenerator
-from .generation_flags import check_generation
-from .prompts import (
-    HistoricBatches,
-    History,
-    PromptBlocks,
-    PromptLines,
-    continue_texts,
-    encode_lines,
-    warn_of_other_segments,
-)
-from .streams import Stream
+from .generation_hooks import GenerationHooks
+from .prompts import PromptLines, warn_of_other_segments
+from .protocol import Protocol
+from .resume import StreamIterator
+from .scoring import Accounted, Tally
+from .segments import varied
+from .streams import Stream, attach
 from .symbols import TextDictionary
 
 logger = logging.getLogger(__name__)
 
 
 @register_task("memory_language_modeling", dataclass=MemoryLanguageModelingConfig)
-class MemoryLanguageModelingTask(FairseqTask):
+class MemoryLanguageModelingTask(GenerationHooks):
     """Language modeling over text that is read in order, so that a model can remember it."""
 
     cfg: MemoryLanguageModelingConfig
@@ -43,6 +43,9 @@ class MemoryLanguageModelingTask(FairseqTask):
         self.dictionary = dictionary
         self.streams: Dict[str, Stream] = {}
         self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # by memory kind
+        self.memory_length = 0  # tokens that the memory of the models built so far can hold
+        self.validating = "valid"  # the subset that is being validated
+        self.csv: Optional[monitor.CsvLog] = None
 
     @classmethod
     def setup_task(cls, cfg: MemoryLanguageModelingConfig, **kwargs: Any) -> "MemoryLanguageModelingTask":
@@ -61,17 +64,32 @@ class MemoryLanguageModelingTask(FairseqTask):
         return self.dictionary
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """Builds the model; which criterion it needs is asked later."""
+        """Builds the model, and notes what it needs: a criterion, and warm-up as long as its memory."""
         model = super().build_model(cfg, from_checkpoint)
-        if hasattr(cfg, "memory_type"):
-            self.wanted_losses[str(cfg.memory_type)] = model.decoder.memory.trained_apart
+        self.memory_length = max(self.memory_length, model.memory_length)
+        self.wanted_losses[str(cfg.memory_type)] = model.decoder.memory.trained_apart
         return model
 
-    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+    def build_criterion(self, cfg: Any, **options: Any) -> Any:
         """Builds the criterion, unless it leaves out what the model's memory needs."""
         for memory_type, losses in self.wanted_losses.items():
             check_criterion(cfg._name, memory_type, losses)
-        return super().build_criterion(cfg, from_checkpoint)
+        return super().build_criterion(cfg, **options)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """What a checkpoint keeps of the task: its dictionary's identity."""
+        return {**super().state_dict(), "dictionary": identify(self.dictionary)}
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Compares a checkpoint's dictionary with the data's; checkpoints of other programs keep none."""
+        if "dictionary" in state_dict:
+            check_same(state_dict["dictionary"], self.dictionary, str(self.cfg.data))
+
+    def separator(self) -> Optional[Separator]:
+        """What clears a row's memory; None without ``--memory-reset document``."""
+        if str(self.cfg.memory_reset) == "never":
+            return None
+        return Separator.of(self.dictionary, self.cfg.document_separator)
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Optional[Any] = None, **unused: Any
@@ -107,14 +125,19 @@ class MemoryLanguageModelingTask(FairseqTask):
         epoch: int = 1,
         data_buffer_size: int = 0,
         **unused: Any,
-    ) -> iterators.EpochBatchIterator:
+    ) -> StreamIterator:
         """Batches of ``max_sentences`` rows, segment after segment, never shuffled.
 
         Rank ``shard_id`` reads its own rows; all ranks together read every token once. Only ``fairseq-generate``
         has a ``--prefix-size``: its batches are prompts.
         """
+        if str(self.cfg.sample_break_mode) == "eos":
+            raise UsageError(
+                "--sample-break-mode eos scores independent sentences with fairseq-eval-lm: leave it out here, "
+                "where text is read in order, or clear the memory with --memory-reset document"
+            )
         if isinstance(dataset, PromptLines):
-            return super().get_batch_iterator(dataset, None, max_sentences or 1)
+            return self.typed_prompts(dataset, max_sentences)
         if self.cfg.prefix_size > 0:
             return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample
@@ -122,6 +145,8 @@ class MemoryLanguageModelingTask(FairseqTask):
         rotates = self.cfg.random_offset and dataset.name == "train"
         offset = rotation(dataset.total, seed, epoch) if rotates else 0
         layout = Layout.even(dataset.total, rows * num_shards, tokens, offset=offset)
+        if self.cfg.varlen and dataset.name == "train":
+            layout = varied(dataset.total, rows * num_shards, tokens, seed, epoch, offset)
         return self.iterate(dataset, layout, rows, num_shards, shard_id, num_workers, epoch, data_buffer_size)
 
     def iterate(
@@ -134,24 +159,38 @@ class MemoryLanguageModelingTask(FairseqTask):
         num_workers: int,
         epoch: int,
         buffer_size: int,
-    ) -> iterators.EpochBatchIterator:
+    ) -> StreamIterator:
         """Fairseq's iterator over a layout."""
-        segments = Segments(text, layout, self.dictionary.pad(), self.dictionary.eos())
-        return iterators.EpochBatchIterator(
-            dataset=segments,
-            collate_fn=segments.collater,
-            batch_sampler=segments.batches(rows, num_shards),
-            num_shards=num_shards,
-            shard_id=shard_id,
-            num_workers=num_workers,
-            epoch=epoch,
-            buffer_size=buffer_size,
-            disable_shuffling=True,
-            # Workers hold a copy of the layout, which may change from epoch to epoch.
-            persistent_workers=False,
+        separator = self.separator()
+        documents = None if separator is None else Documents.find(text, separator)
+        segments = Segments(text, layout, self.dictionary.pad(), self.dictionary.eos(), documents)
+        return StreamIterator(
+            segments,
+            rows,
+            num_shards,
+            shard_id,
+            num_workers,
+            epoch,
+            buffer_size,
+            self.stream(text.name),
+            not self.cfg.no_save_memory,
         )
 
-    def eval_lm_dataloader(
+    def protocol(self, context: int, rows: int, shards: int = 1, shard: int = 0) -> Protocol:
+        """How a split is read to be scored, ``tokens_per_sample`` new tokens at a time."""
+        return Protocol(
+            tokens=self.cfg.tokens_per_sample,
+            context=context,
+            rows=rows,
+            memory=self.memory_length,
+            warmup=self.cfg.stream_warmup,
+            shards=shards,
+            shard=shard,
+            alone=str(self.cfg.sample_break_mode) == "eos",
+            separator=self.separator(),
+        )
+
+    def eval_lm_dataloader(  # type: ignore[override]
         self,
         dataset: Text,
         batch_size: Optional[int] = None,
@@ -161,72 +200,23 @@ class MemoryLanguageModelingTask(FairseqTask):
         data_buffer_size: int = 10,
         context_window: int = 0,
         **unused: Any,
-    ) -> iterators.CountingIterator:
-        """Batches for ``fairseq-eval-lm``, each with the memory that it continues."""
-        rows = 1 if batch_size is None else batch_size
-        # fairseq-eval-lm has taken the context window off tokens_per_sample already.
-        layout = Layout.even(dataset.total, rows * num_shards, self.cfg.tokens_per_sample, context=context_window)
-        batches = self.iterate(
-            dataset, layout, rows, num_shards, shard_id, num_workers, 1, data_buffer_size
-        ).next_epoch_itr(shuffle=False)
-        stream = Stream(dataset.name)
-        return iterators.CountingIterator((attach(batch, stream) for batch in batches), start=0, total=len(batches))
+    ) -> Accounted:
+        """Batches for ``fairseq-eval-lm``, each with the memory that it continues; a report follows the last.
 
-    def prompts(
-        self,
-        text: Text,
-        max_tokens: Optional[int],
-        max_sentences: Optional[int],
-        num_shards: int,
-        shard_id: int,
-        num_workers: int,
-    ) -> Any:
-        """Batches of prompts for ``fairseq-generate``, with ``--carry-memory`` each with what came before."""
-        segment, eos = self.cfg.tokens_per_sample, self.dictionary.eos()
-        blocks = PromptBlocks(text, self.cfg.prefix_size, segment, self.dictionary.pad(), self.cfg.prompt_blocks)
-        batches = super().get_batch_iterator(
-            blocks, max_tokens, max_sentences, num_shards=num_shards, shard_id=shard_id, num_workers=num_workers
-        )
-        return (
-            HistoricBatches(batches, History(text, segment, eos), blocks.segments) if self.cfg.carry_memory else batches
-        )
+        fairseq-eval-lm has taken the context window off tokens_per_sample already.
+        """
+        protocol = self.protocol(context_window, 1 if batch_size is None else batch_size, num_shards, shard_id)
 
-    def get_interactive_tokens_and_lengths(
-        self, lines: List[str], encode_fn: Callable[[str], str]
-    ) -> Tuple[List[Tensor], List[int]]:
-        """Tokens of typed prompts."""
-        tokens = encode_lines(lines, encode_fn, self.dictionary)
-        return tokens, [len(prompt) for prompt in tokens]
+        def finish(tally: Tally) -> None:
+            conclude(tally, dataset.name, dataset.total, shard_id, num_shards)
 
-    def build_dataset_for_inference(self, src_tokens: List[Tensor], src_lengths: Any, **unused: Any) -> PromptLines:
-        """Typed prompts as a dataset."""
-        return PromptLines(src_tokens, self.dictionary.pad())
+        return protocol.batches(dataset, self.dictionary, finish, num_workers, data_buffer_size)
 
-    def build_generator(  # type: ignore[override]
-        self,
-        models: List[Any],
-        args: Any,
-        seq_gen_cls: Optional[Any] = None,
-        extra_gen_cls_kwargs: Optional[Dict[str, Any]] = None,
-        **options: Any,
-    ) -> Any:
-        """The generator that reads prompts ahead, for fairseq's choice of search."""
-        check_generation(args, models)
-        extra = {"stop_at_eos": self.cfg.stop_at_eos, **(extra_gen_cls_kwargs or {})}
-        for name in ("lm_model", "lm_weight"):  # fusion was refused above
-            extra.pop(name, None)
-        return super().build_generator(models, args, seq_gen_cls or PromptedGenerator, extra, **options)
-
-    def inference_step(
-        self,
-        generator: Any,
-        models: List[Any],
-        sample: Dict[str, Any],
-        prefix_tokens: Any = None,
-        constraints: Any = None,
-    ) -> List[List[Dict[str, Tensor]]]:
-        """Continues the prompts of a batch. ``prefix_tokens`` are those prompts again."""
-        return continue_texts(generator, models, sample, self.dictionary)
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        """Training begins, or its next epoch."""
+        super().begin_epoch(epoch, model)
+        if self.cfg.csv_log is not None and gather.rank() == 0:
+            self.csv = monitor.CsvLog(self.cfg.csv_log)
 
     def train_step(
         self,
@@ -241,14 +231,27 @@ class MemoryLanguageModelingTask(FairseqTask):
         """One micro-batch. Its memory counts once :meth:`optimizer_step` says that the update was made."""
         if not ignore_grad:  # the trainer's dummy batch belongs to no stream
             stream = self.stream(sample["stream"])
+            if not stream.kept and not stream.pending:
+                monitor.check_room(model.decoder, sample["target"])
+            if stream.resumption is not None:
+                stream.resumption.finish(stream, model, optimizer)
+                stream.resumption = None
+            # The trainer clears all gradients before an update's first micro-batch, and after lack of memory.
             if not any(p.grad is not None for p in model.parameters()):
                 stream.begin_update()
             sample = attach(sample, stream)
-        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **extra)
+        loss, sample_size, output = super().train_step(
+            sample, model, criterion, optimizer, update_num, ignore_grad, **extra
+        )
+        return loss, sample_size, {**output, **monitor.observe(self.stream(sample["stream"]), loss.device)}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """The update is made: what it read enters the memory."""
+        scale = optimizer.scaler.get_scale() if isinstance(optimizer, AMPOptimizer) else 0.0
         super().optimizer_step(optimizer, model, update_num)
+        # After an overflow most optimizers do not come here; this one does, lowers its scale and makes no step.
+        if isinstance(optimizer, AMPOptimizer) and optimizer.scaler.get_scale() < scale:
+            return
         for stream in self.streams.values():
             stream.commit()
 
@@ -256,6 +259,7 @@ class MemoryLanguageModelingTask(FairseqTask):
         """One batch of a validation subset, which has a memory of its own."""
         if "segment" in sample["net_input"]:
             sample = attach(sample, self.stream(sample["stream"]))
+        self.validating = sample["stream"]
         return super().valid_step(sample, model, criterion)
 
     def stream(self, name: str) -> Stream:
@@ -268,19 +272,22 @@ class MemoryLanguageModelingTask(FairseqTask):
         """Adds bits per character: the loss in base 2, under the name that characters go by."""
         super().reduce_metrics(logging_outputs, criterion)
         metrics.log_derived("bpc", bits_per_character)
+        if any("readings" in output for output in logging_outputs):  # of training
+            monitor.report(logging_outputs)
+            stats = metrics.get_smoothed_values("train_inner")
+            if self.csv is not None and stats["num_updates"] % self.cfg.log_interval == 0:
+                self.csv.write("train", stats)
+
+    def post_validate(self, model: Any, stats: Dict[str, Any], meters: Any) -> None:
+        """Fairseq has validated a subset."""
+        if self.csv is not None:
+            self.csv.write(self.validating, stats)
 
 
 def bits_per_character(meters: Any) -> float:
     """The logged loss per token, in base 2; without an auxiliary loss where one is kept apart."""
     meter = meters["nll_loss"] if "nll_loss" in meters else meters["loss"]
     return utils.item(torch.as_tensor(meter.avg))
-
-
-def attach(batch: Dict[str, Any], stream: Stream) -> Dict[str, Any]:
-    """The batch with the memory that it continues."""
-    if not batch:
-        return batch
-    return {**batch, "net_input": {**batch["net_input"], "stream": stream}}
 
 
 def load_dictionary(data: Optional[str]) -> Dictionary:

@@ -24,7 +24,7 @@ every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
 def continue_from(decoder, state: MemoryState, tokens: Tensor) -> Tensor:
     """Scores of segments that continue ``state``."""
     stream, outputs = Stream("test"), []
-    stream.kept[decoder] = Kept((1,), state)
+    stream.kept[decoder] = Kept(1, state)
     for k, piece in enumerate(pieces(tokens), start=1):
         outputs.append(decoder(piece, stream=stream, segment=k)[0])
     return torch.cat(outputs, dim=1)

@@ -44,9 +44,17 @@ class MemoryState:
         """The streams in another order, as beam search asks for it: ``order`` [B'] of stream numbers."""
         return self.map(lambda tensor: tensor.index_select(0, order))
 
+    def like(self, other: "MemoryState") -> "MemoryState":
+        """The state in the types and on the device of ``other``: what a checkpoint held comes as it was saved."""
+        tensors = {name: tensor.to(other.tensors[name]) for name, tensor in self.tensors.items()}
+        device = next(iter(other.tensors.values())).device if other.tensors else None
+        documents = None if self.documents is None else self.documents.to(device)
+        return replace(self, tensors=tensors, documents=documents)
+
     def is_finite(self) -> bool:
         """Whether no value is infinite or not a number: such a state would poison all that follows it."""
-        return all(bool(torch.isfinite(t).all()) for t in self.tensors.values())
+        finite = [torch.isfinite(t).all() for t in self.tensors.values()]
+        return not finite or bool(torch.stack(finite).all())  # one answer to wait for on a GPU, not one per tensor
 
     @property
     def streams(self) -> int:
@@ -129,6 +137,8 @@ class Memory(nn.Module):
         super().__init__()
         self.mem_len, self.layers, self.dim = cfg.mem_len, cfg.decoder_layers, cfg.decoder_embed_dim
         self.heads, self.head_dim = cfg.decoder_attention_heads, cfg.head_dim
+        #: flags with which a saved state must have been made to be continued
+        self.made_with = {name: str(getattr(cfg, name)) for name in ("memory_type", "mem_len", *self.flags)}
 
     @classmethod
     def check(cls, cfg: "LaMemoConfig") -> None:
@@ -143,6 +153,11 @@ class Memory(nn.Module):
     def trained_apart(self) -> Tuple[str, ...]:
         """Names of the losses that :meth:`losses` returns in training."""
         return ()
+
+    @property
+    def span(self) -> int:
+        """Tokens of text of which a full memory holds something."""
+        return self.mem_len
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         """The state before anything was read, for B ``streams``, in the type and on the device of ``like``."""

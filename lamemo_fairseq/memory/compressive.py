@@ -101,6 +101,10 @@ class CompressiveMemory(Memory):
         return cfg.mem_len + compressed_len(cfg)
 
     @property
+    def span(self) -> int:
+        return self.mem_len + self.compressed_len * self.rate
+
+    @property
     def trained_apart(self) -> Tuple[str, ...]:
         learns = any(True for _ in self.compressions.parameters())
         return ("reconstruction",) if learns and self.weight > 0 else ()

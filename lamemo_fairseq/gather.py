@@ -1,0 +1,71 @@
+"""What all ranks know, brought together: the memory of their streams, and whether they were started alike.
+
+Every function here is a meeting: all ranks of the default process group call it at the same point, or all hang.
+Without a process group there is one rank, and nothing is sent.
+"""
+
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .memory import MemoryState
+from .streams import Kept
+
+
+def ranks() -> int:
+    """K, the number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0 to K - 1."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def from_all(value: Any) -> List[Any]:
+    """The ``value`` of every rank, in order, on every rank. For small things: each goes to each."""
+    if not dist.is_initialized():
+        return [value]
+    values: List[Any] = [None] * ranks()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def rows_to_first(rows: Tensor) -> Optional[Tensor]:
+    """The rows [B, ...] of all ranks as [K * B, ...] in main memory, on rank 0; None on the others."""
+    if not dist.is_initialized():
+        return rows.cpu().clone()
+    parts = [torch.empty_like(rows) for _ in range(ranks())] if rank() == 0 else None
+    dist.gather(rows.contiguous(), parts, dst=0)
+    return None if parts is None else torch.cat([part.cpu() for part in parts])
+
+
+def describe(state: MemoryState) -> List[Tuple[str, List[int], str]]:
+    """Names, shapes and types of a state's tensors."""
+    tensors = dict(state.tensors) if state.documents is None else {**state.tensors, "documents": state.documents}
+    return [(name, list(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()]
+
+
+def memory_to_first(kept: Optional[Kept]) -> Optional[Dict[str, Any]]:
+    """The memory of all ranks' streams as one, ready for a checkpoint; None on all ranks but the first.
+
+    None there as well where ranks hold memories of different length, as after a lack of memory on one of them.
+    Goes tensor by tensor, so that no device holds more than one tensor of all ranks at once.
+    """
+    facts = None if kept is None else (describe(kept.state), kept.following, kept.state.length, kept.state.added)
+    everyones = from_all(facts)
+    if kept is None or any(other != facts for other in everyones):
+        return None
+    whole = {name: rows_to_first(tensor) for name, tensor in kept.state.tensors.items()}
+    documents = None if kept.state.documents is None else rows_to_first(kept.state.documents)
+    if rank() > 0:
+        return None
+    return {
+        "following": kept.following,
+        "tensors": whole,
+        "length": kept.state.length,
+        "added": kept.state.added,
+        "documents": documents,
+    }

@@ -1,0 +1,114 @@
+"""What fairseq does around a task that a task cannot reach: functions of fairseq that are wrapped on import.
+
+All wrapping happens here, once, and each wrapper ends in fairseq's own function. There is no other way in: the
+trainer and ``fairseq-train`` look these functions up in their module at every call.
+
+==============================  ==================================================================================
+``checkpoint_utils``            why
+==============================  ==================================================================================
+``save_checkpoint``             the only place that all ranks pass before a save, with or without validation: the
+                                memory of all ranks goes to the first, which alone writes
+``load_checkpoint``             all ranks pass it before the first update: were they started alike?
+``load_checkpoint_to_cpu``      torch believes damaged files: they are checked first
+``torch_persistent_save``       after a failed write fairseq goes on writing in the middle of the same file, and
+                                takes that for the checkpoint
+``PathManager.copy``            overwrites ``checkpoint_last.pt`` in place: a kill or a full disk in the middle
+                                would leave neither the old nor the new one
+``verify_checkpoint_directory`` a traceback where one line will do
+==============================  ==================================================================================
+"""
+
+import collections
+import functools
+import typing
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+from omegaconf import DictConfig, ListConfig
+from omegaconf.base import ContainerMetadata, Metadata
+from omegaconf.nodes import AnyNode
+
+from . import agreement, files
+from .errors import UsageError
+from .resume import StreamIterator
+
+
+class WholeFiles(PathManager):
+    """Fairseq's file manager, whose copies on local disks appear whole."""
+
+    @staticmethod
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        """Copies a file; see :func:`files.copy`."""
+        if PathManager.path_requires_pathmanager(dst_path):
+            return PathManager.copy(src_path, dst_path, overwrite=overwrite)
+        return files.copy(src_path, dst_path)
+
+
+def install() -> None:
+    """Wraps fairseq's functions, and lets torch read what fairseq sends from rank to rank."""
+    save_checkpoint = checkpoint_utils.save_checkpoint
+    load_checkpoint = checkpoint_utils.load_checkpoint
+    load_to_cpu = checkpoint_utils.load_checkpoint_to_cpu
+    persistent_save = checkpoint_utils.torch_persistent_save
+    verify_directory = checkpoint_utils.verify_checkpoint_directory
+
+    @functools.wraps(save_checkpoint)
+    def save_with_memory(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> Any:
+        if isinstance(epoch_itr, StreamIterator) and not cfg.no_save:
+            epoch_itr.gather()
+        return save_checkpoint(cfg, trainer, epoch_itr, val_loss)
+
+    @functools.wraps(load_checkpoint)
+    def load_in_agreement(cfg: Any, trainer: Any, **passed: Any) -> Any:
+        agreement.check(trainer)
+        loaded = load_checkpoint(cfg, trainer, **passed)
+        agreement.check_texts(trainer)  # the training text is loaded with the checkpoint
+        return loaded
+
+    @functools.wraps(load_to_cpu)
+    def load_whole(path: str, *arguments: Any, **named: Any) -> Any:
+        local = PathManager.get_local_path(path)
+        if not PathManager.path_requires_pathmanager(path):
+            files.check(local)
+        return load_to_cpu(path, *arguments, **named)
+
+    @functools.wraps(persistent_save)
+    def save_whole(obj: Any, filename: str, async_write: bool = False) -> None:
+        if async_write or not PathManager.supports_rename(filename):
+            persistent_save(obj, filename, async_write)
+        else:
+            files.save(obj, filename)
+
+    @functools.wraps(verify_directory)
+    def verify_in_one_line(save_dir: str) -> None:
+        try:
+            verify_directory(save_dir)
+        except OSError as error:
+            raise UsageError(f"--save-dir {save_dir} cannot be written to ({error.strerror}): name another") from error
+
+    checkpoint_utils.save_checkpoint = save_with_memory
+    checkpoint_utils.load_checkpoint = load_in_agreement
+    checkpoint_utils.load_checkpoint_to_cpu = load_whole
+    checkpoint_utils.torch_persistent_save = save_whole
+    checkpoint_utils.verify_checkpoint_directory = verify_in_one_line
+    checkpoint_utils.PathManager = WholeFiles
+    allow_broadcasts()
+
+
+def allow_broadcasts() -> None:
+    """Lets torch >= 2.6 read the checkpoint that rank 0 sends to the others.
+
+    Fairseq packs it with its configuration as an omegaconf container, which torch refuses by default. Files hold
+    none: they stay loadable with ``weights_only=True`` elsewhere.
+    """
+    if not hasattr(torch.serialization, "add_safe_globals"):  # came with 2.4; until 2.5 nothing was refused
+        return
+    torch.serialization.add_safe_globals(
+        [
+            *(DictConfig, ListConfig, AnyNode, ContainerMetadata, Metadata, distributed_utils._TensorPlaceholder),
+            *(typing.Any, collections.defaultdict, dict, list, int),
+        ]
+    )

@@ -1,0 +1,122 @@
+"""What a run tells about itself: mean alpha, size of the memory, peak memory, as fairseq's metrics and as CSV.
+
+Numbers travel as logging outputs, which fairseq sums over micro-batches and ranks; hence sums and counts.
+"""
+
+import csv
+import os
+import resource
+import sys
+from typing import Any, Dict, List
+
+import torch
+from fairseq.logging import metrics
+from torch import Tensor
+
+from .errors import UsageError
+from .streams import Stream
+
+MIB = 2**20
+
+#: columns of the CSV file, as far as a line has them
+COLUMNS = (
+    *("num_updates", "split", "loss", "nll_loss", "ppl", "bpc", "alpha"),
+    *("gnorm", "lr", "loss_scale", "wps", "ups", "memory_mib", "peak_mib"),
+)
+
+
+def observe(stream: Stream, device: torch.device) -> Dict[str, Any]:
+    """What one micro-batch adds to its logging output: the same keys on all ranks."""
+    alphas = [alpha for alpha in stream.alphas if alpha.numel() > 0]
+    total: Any = torch.stack([alpha.sum() for alpha in alphas]).sum() if alphas else torch.zeros((), device=device)
+    return {
+        "alpha_sum": total,
+        "alpha_count": sum(alpha.numel() for alpha in alphas),
+        "memory_bytes": stream.bytes_held(),
+        "peak_bytes": peak_bytes(device),
+        "readings": 1,
+    }
+
+
+def report(logging_outputs: List[Dict[str, Any]]) -> None:
+    """Logs mean alpha (the weight of what the memory knew before it looked ahead), and MiB per rank."""
+
+    def total(key: str) -> Any:
+        return sum(output[key] for output in logging_outputs)
+
+    readings, count = total("readings"), total("alpha_count")
+    if count > 0:
+        metrics.log_scalar("alpha", total("alpha_sum") / count, count, priority=200, round=4)
+    metrics.log_scalar("memory_mib", total("memory_bytes") / readings / MIB, 1, priority=1510, round=2)
+    metrics.log_scalar("peak_mib", total("peak_bytes") / readings / MIB, 1, priority=1520, round=1)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that this process has used: on the GPU since the last update, else since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process could still get."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    if os.path.exists("/proc/meminfo"):
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_room(reader: Any, tokens: Tensor) -> None:
+    """Raises ``UsageError`` where the memory of streams ``tokens`` [B, N], once full, would not fit beside itself.
+
+    Beside itself: a segment's new memory is made while the old one is still held.
+    """
+    memory = reader.memory
+    row = memory.empty(1, next(reader.layers.parameters()))
+    sizes = [[memory.mem_len if size == 0 else size for size in tensor.shape] for tensor in row.tensors.values()]
+    widths = [tensor.element_size() for tensor in row.tensors.values()]
+    held = tokens.size(0) * sum(int(torch.Size(size).numel()) * width for size, width in zip(sizes, widths))
+    free = free_bytes(tokens.device)
+    if 2 * held > free:
+        raise UsageError(
+            f"--mem-len {memory.mem_len} with {tokens.size(0)} streams per rank (--batch-size) holds "
+            f"{held / 2**30:.1f} GiB of memory, twice while it is renewed, and {free / 2**30:.1f} GiB are free on "
+            f"{tokens.device}: lower one of them"
+        )
+
+
+class CsvLog:
+    """A file to which lines are added; begins with the names of the columns.
+
+    Args:
+        path: the file. A resumed run goes on in it, and writes again what it does again.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            fresh = not os.path.exists(path) or os.path.getsize(path) == 0
+            with open(path, "a", newline="") as file:
+                if fresh:
+                    csv.writer(file).writerow(COLUMNS)
+        except OSError as error:
+            raise UsageError(f"--csv-log {path} cannot be written to ({error.strerror}): name another file") from error
+
+    def write(self, split: str, stats: Dict[str, Any]) -> None:
+        """Adds a line from fairseq's smoothed values."""
+        values = {**stats, "split": split}
+        with open(self.path, "a", newline="") as file:
+            csv.writer(file).writerow([plain(values.get(column, "")) for column in COLUMNS])
+
+
+def plain(value: Any) -> Any:
+    """A number as such; fairseq keeps some of them as tensors, some as meters."""
+    if isinstance(value, Tensor):
+        return value.item()
+    return value.avg if hasattr(value, "avg") else value

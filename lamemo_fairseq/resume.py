@@ -1,0 +1,210 @@
+"""How a training run that was interrupted goes on: where it was in the text, and with which memory.
+
+Fairseq saves and restores its iterator over the training text. The iterator here carries the memory of all ranks'
+streams with it, and what must be the same for that memory to mean anything. Where it is not the same, or where
+the memory was left out, the segments before are read again, and one line says so.
+"""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+import torch
+from fairseq import utils
+from fairseq.data import iterators
+from fairseq.optim import AMPOptimizer
+
+from .data import Layout, Segments
+from .gather import memory_to_first
+from .memory import MemoryState
+from .streams import Kept, Stream
+
+logger = logging.getLogger(__name__)
+
+
+class StreamIterator(iterators.EpochBatchIterator):
+    """Fairseq's iterator over the segments of a split, one batch of rows after the other.
+
+    Args:
+        segments: what is read.
+        rows: rows per rank.
+        num_shards: K, ranks.
+        shard_id: this rank.
+        num_workers: processes that load data.
+        epoch: the first epoch, from 1.
+        buffer_size: batches that are prepared ahead.
+        stream: whose memory is saved and restored.
+        save_memory: whether checkpoints hold the memory.
+    """
+
+    def __init__(
+        self,
+        segments: Segments,
+        rows: int,
+        num_shards: int,
+        shard_id: int,
+        num_workers: int,
+        epoch: int,
+        buffer_size: int,
+        stream: Stream,
+        save_memory: bool,
+    ) -> None:
+        super().__init__(
+            dataset=segments,
+            collate_fn=segments.collater,
+            batch_sampler=segments.batches(rows, num_shards),
+            num_shards=num_shards,
+            shard_id=shard_id,
+            num_workers=num_workers,
+            epoch=epoch,
+            buffer_size=buffer_size,
+            disable_shuffling=True,
+        )
+        # Workers hold a copy of the layout, which may change from epoch to epoch. (0.12.2 has no argument for it.)
+        self.persistent_workers = False
+        self.rows, self.stream, self.save_memory = rows, stream, save_memory
+        self.gathered: Optional[Dict[str, Any]] = None
+
+    def gather(self) -> None:
+        """Brings the memory of all ranks to the first, for :meth:`state_dict` there. All ranks meet here."""
+        self.gathered = None
+        if not self.save_memory or self.end_of_epoch():
+            return
+        assert len(self.stream.kept) <= 1, "only the model that is trained reads the training text"
+        for reader, kept in self.stream.kept.items():
+            memory = memory_to_first(kept)
+            if memory is not None:
+                self.gathered = {**memory, "made_with": reader.memory.made_with}
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Position and memory, of tensors and plain numbers only."""
+        state = super().state_dict()
+        layout = self.dataset.layout
+        state["streams"] = {**describe(layout, self.num_shards), "read": layout.cuts[state["iterations_in_epoch"]]}
+        state["streams"]["memory"] = self.gathered
+        return state
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Goes on where a checkpoint was written; the memory follows before the first update."""
+        resumption = Resumption.plan(state_dict, self)
+        super().load_state_dict({**state_dict, "iterations_in_epoch": resumption.segment})
+        self.stream.resumption = resumption
+
+    def batches_before(self, segment: int, tokens: int) -> List[Dict[str, Any]]:
+        """This rank's batches before ``segment``, as many as hold ``tokens`` tokens of each row."""
+        cuts = self.dataset.layout.cuts
+        first = segment
+        while first > 0 and cuts[segment] - cuts[first] < tokens:
+            first -= 1
+        numbers = range(first * self.num_shards + self.shard_id, segment * self.num_shards, self.num_shards)
+        return [self.collate_fn([self.dataset[item] for item in self.frozen_batches[number]]) for number in numbers]
+
+
+def describe(layout: Layout, ranks: int) -> Dict[str, Any]:
+    """What must be the same for a memory to fit a position."""
+    cuts = hashlib.sha256(np.asarray(layout.cuts, dtype=np.int64).tobytes()).hexdigest()
+    return {"total": layout.total, "rows": layout.rows, "offset": layout.offset, "cuts": cuts, "ranks": ranks}
+
+
+def differences(saved: Dict[str, Any], now: Dict[str, Any]) -> List[str]:
+    """What is not as it was when the checkpoint was written, in the words of the flags."""
+    found = []
+    if saved["total"] != now["total"]:
+        found.append(f"{now['total']} tokens of text (was {saved['total']})")
+    if saved["rows"] != now["rows"]:
+        found.append(f"{now['rows']} streams over all ranks (was {saved['rows']})")
+    elif saved["cuts"] != now["cuts"]:
+        found.append("other segments (--tokens-per-sample, --varlen)")
+    if saved["offset"] != now["offset"]:
+        found.append("another beginning (--random-offset, --seed)")
+    return found
+
+
+def flag(name: str) -> str:
+    """A field of the configuration, as the command line spells it."""
+    return name.replace("_", "-")
+
+
+def same_place(saved: Dict[str, Any], layout: Layout) -> int:
+    """The segment that holds the place at which a checkpoint was written, in another layout."""
+    read = saved["rows"] * saved["read"] / saved["total"]  # the part of the epoch that was read
+    place = read * layout.total / layout.rows
+    return min(int(np.searchsorted(layout.cuts, place, side="right")) - 1, layout.segments - 1)
+
+
+@dataclass
+class Resumption:
+    """What a resumed run still has to do before its first update.
+
+    Attributes:
+        segment: where it goes on.
+        was: where it was, if that has another number.
+        iterator: the text.
+        memory: as saved, of all ranks; None where there is none that fits.
+        changes: what is not as it was, in words.
+    """
+
+    segment: int
+    was: int
+    iterator: StreamIterator
+    memory: Optional[Dict[str, Any]]
+    changes: List[str]
+
+    @staticmethod
+    def plan(state: Dict[str, Any], iterator: StreamIterator) -> "Resumption":
+        """From an iterator's saved ``state``."""
+        was = state["iterations_in_epoch"]
+        if "streams" not in state:
+            changes = ["the checkpoint was written by another task, so this epoch begins anew"]
+            return Resumption(0, was, iterator, None, changes)
+        saved, layout = state["streams"], iterator.dataset.layout
+        changes = differences(saved, describe(layout, iterator.num_shards))
+        if changes:
+            return Resumption(same_place(saved, layout), was, iterator, None, changes)
+        if saved["memory"] is None:
+            changes = ["the checkpoint holds no memory (--no-save-memory)"]
+        elif saved["ranks"] != iterator.num_shards:
+            logger.info("resume: the same streams, on %d ranks (was %d)", iterator.num_shards, saved["ranks"])
+        return Resumption(was, was, iterator, saved["memory"], changes)
+
+    def finish(self, stream: Stream, model: Any, optimizer: Any) -> None:
+        """Fills the memory of ``stream`` for ``model``: as saved, or by reading the segments before once more."""
+        reader = model.decoder
+        made_with = reader.memory.made_with
+        if self.memory is not None and self.memory["made_with"] != made_with:
+            saved = self.memory["made_with"]
+            changed = [name for name in made_with if saved.get(name) != made_with[name]]
+            self.changes = [f"--{flag(name)} {made_with[name]} (was {saved.get(name)})" for name in changed]
+            self.memory = None
+        where = (
+            f"resume: epoch {self.iterator.epoch}, segment {self.segment} of {self.iterator.dataset.layout.segments}"
+        )
+        if self.memory is not None:
+            stream.kept[reader] = self.own_rows(self.memory)
+            logger.info("%s, with the memory as it was saved", where)
+            return
+        if self.segment == 0 and not self.changes:
+            logger.info("%s, the beginning: no memory is needed", where)
+            return
+        batches = self.iterator.batches_before(self.segment, reader.memory.span)
+        logger.warning(
+            "%s (was %d): %s. Memory is refilled by replaying %d segments: close to what it was, not exactly",
+            where,
+            self.was,
+            "; ".join(self.changes),
+            len(batches),
+        )
+        device = next(model.parameters()).device
+        mixed = isinstance(optimizer, AMPOptimizer) and device.type == "cuda"  # as the trainer's own steps
+        with torch.no_grad(), torch.autocast(device.type, enabled=mixed):
+            for batch in batches:
+                batch = utils.apply_to_sample(lambda tensor: tensor.to(device), batch)
+                model(**batch["net_input"], stream=stream)
+
+    def own_rows(self, memory: Dict[str, Any]) -> Kept:
+        """This rank's part of the memory of all ranks."""
+        first = self.iterator.shard_id * self.iterator.rows
+        whole = MemoryState(memory["tensors"], memory["length"], memory["added"], memory["documents"])
+        return Kept(memory["following"], whole.map(lambda rows: rows[first : first + self.iterator.rows].clone()))
