@@ -2,14 +2,14 @@
 
 import logging
 import os
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils
 from fairseq.logging import metrics
 from fairseq.optim import AMPOptimizer
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from torch import Tensor
 
 from . import gather, monitor
@@ -20,8 +20,8 @@ from .data import Layout, Segments, Text, rotation, rows_for
 from .dictionaries import check_same, identify
 from .documents import Documents, Separator
 from .errors import UsageError
-from .generate import PromptedGenerator, check_generation
-from .prompts import HistoricBatches, History, PromptBlocks, PromptLines, continue_texts, encode_lines
+from .generation_hooks import GenerationHooks
+from .prompts import PromptLines, warn_of_other_segments
 from .protocol import Protocol
 from .resume import StreamIterator
 from .scoring import Accounted, Tally
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @register_task("memory_language_modeling", dataclass=MemoryLanguageModelingConfig)
-class MemoryLanguageModelingTask(FairseqTask):
+class MemoryLanguageModelingTask(GenerationHooks):
     """Language modeling over text that is read in order, so that a model can remember it."""
 
     cfg: MemoryLanguageModelingConfig
@@ -91,8 +91,15 @@ class MemoryLanguageModelingTask(FairseqTask):
             return None
         return Separator.of(self.dictionary, self.cfg.document_separator)
 
-    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **unused: Any) -> None:
-        """Loads a split as one text. Of several data directories, each epoch takes the next."""
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Optional[Any] = None, **unused: Any
+    ) -> None:
+        """Loads a split as one text. Of several data directories, each epoch takes the next.
+
+        ``task_cfg`` is the task of the checkpoint that a command has loaded.
+        """
+        if self.cfg.prefix_size > 0 and task_cfg is not None:
+            warn_of_other_segments(self.cfg.tokens_per_sample, task_cfg)
         paths = utils.split_paths(self.cfg.data)
         path = os.path.join(paths[(epoch - 1) % len(paths)], split)
         if not os.path.isfile(f"{path}.bin"):
@@ -130,7 +137,7 @@ class MemoryLanguageModelingTask(FairseqTask):
                 "where text is read in order, or clear the memory with --memory-reset document"
             )
         if isinstance(dataset, PromptLines):
-            return super().get_batch_iterator(dataset, None, max_sentences or 1)
+            return self.typed_prompts(dataset, max_sentences)
         if self.cfg.prefix_size > 0:
             return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample
@@ -210,62 +217,6 @@ class MemoryLanguageModelingTask(FairseqTask):
         super().begin_epoch(epoch, model)
         if self.cfg.csv_log is not None and gather.rank() == 0:
             self.csv = monitor.CsvLog(self.cfg.csv_log)
-
-    def prompts(
-        self,
-        text: Text,
-        max_tokens: Optional[int],
-        max_sentences: Optional[int],
-        num_shards: int,
-        shard_id: int,
-        num_workers: int,
-    ) -> Any:
-        """Batches of prompts for ``fairseq-generate``, with ``--carry-memory`` each with what came before."""
-        segment, eos = self.cfg.tokens_per_sample, self.dictionary.eos()
-        blocks = PromptBlocks(text, self.cfg.prefix_size, segment, self.dictionary.pad(), self.cfg.prompt_blocks)
-        batches = super().get_batch_iterator(
-            blocks, max_tokens, max_sentences, num_shards=num_shards, shard_id=shard_id, num_workers=num_workers
-        )
-        return (
-            HistoricBatches(batches, History(text, segment, eos), blocks.segments) if self.cfg.carry_memory else batches
-        )
-
-    def get_interactive_tokens_and_lengths(
-        self, lines: List[str], encode_fn: Callable[[str], str]
-    ) -> Tuple[List[Tensor], List[int]]:
-        """Tokens of typed prompts."""
-        tokens = encode_lines(lines, encode_fn, self.dictionary)
-        return tokens, [len(prompt) for prompt in tokens]
-
-    def build_dataset_for_inference(self, src_tokens: List[Tensor], src_lengths: Any, **unused: Any) -> PromptLines:
-        """Typed prompts as a dataset."""
-        return PromptLines(src_tokens, self.dictionary.pad())
-
-    def build_generator(  # type: ignore[override]
-        self,
-        models: List[Any],
-        args: Any,
-        seq_gen_cls: Optional[Any] = None,
-        extra_gen_cls_kwargs: Optional[Dict[str, Any]] = None,
-        **options: Any,
-    ) -> Any:
-        """The generator that reads prompts ahead, for fairseq's choice of search."""
-        check_generation(args, models)
-        extra = {"stop_at_eos": self.cfg.stop_at_eos, **(extra_gen_cls_kwargs or {})}
-        for name in ("lm_model", "lm_weight"):  # fusion was refused above
-            extra.pop(name, None)
-        return super().build_generator(models, args, seq_gen_cls or PromptedGenerator, extra, **options)
-
-    def inference_step(
-        self,
-        generator: Any,
-        models: List[Any],
-        sample: Dict[str, Any],
-        prefix_tokens: Any = None,
-        constraints: Any = None,
-    ) -> List[List[Dict[str, Tensor]]]:
-        """Continues the prompts of a batch. ``prefix_tokens`` are those prompts again."""
-        return continue_texts(generator, models, sample, self.dictionary)
 
     def train_step(
         self,
