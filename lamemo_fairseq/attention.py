@@ -15,17 +15,29 @@ from .distances import Distances, DistanceTable
 from .memory.base import Beyond
 from .ops import Attention
 from .positions import AheadPlan, Plan, align
+from .probe import LayerProbe
 
 
 class Cache:
     """Keys and values of an open segment, for decoding: those of the memory, then one by one its own.
 
-    ``distances`` are the projected encodings, which depend on weights alone.
+    ``distances`` are the projected encodings, which depend on weights alone; row ``nearest`` is that of distance 0.
     """
 
     def __init__(self, room: int) -> None:
-        self.keys, self.values = Buffer(room, dim=2), Buffer(room, dim=2)  # [B, H, room, d]
+        # [B, H, room, d] and [B, H, d, room]: a single query reads both along their rows.
+        self.keys, self.values = Buffer(room, dim=2), Buffer(room, dim=3)
         self.distances: Optional[Distances] = None
+        self.nearest = room
+        self.turned: Optional[Tensor] = None
+
+    def falling(self) -> Tensor:
+        """The distances' keys as single tokens read them, [H, d, S]."""
+        if self.turned is None:
+            assert self.distances is not None and self.keys.tensor is not None
+            H, d = self.keys.tensor.size(1), self.keys.tensor.size(3)
+            self.turned = self.distances.keys.unflatten(-1, (H, d)).permute(1, 2, 0).contiguous()
+        return self.turned
 
     def select(self, order: Tensor) -> None:
         """Streams in another order."""
@@ -114,6 +126,7 @@ class RelativeAttention(nn.Module):
         want_lse: bool = False,
         want_usage: bool = False,
         cache: Optional[Cache] = None,
+        probe: Optional[LayerProbe] = None,
     ) -> Mixed:
         """Attends from the current tokens and, where attention is ``carried``, from the memory ahead.
 
@@ -127,11 +140,13 @@ class RelativeAttention(nn.Module):
             want_lse: keep the outputs with their log-sum-exps.
             want_usage: return how much attention each key received, averaged over heads.
             cache: keys and values of an open segment.
+            probe: shown where attention goes.
         """
         keys, values = self.kv_proj(h).chunk(2, dim=-1)
         keys, values = self.split(keys), self.split(values)
         if cache is not None:
-            keys, values = cache.keys.append(keys), cache.values.append(values)
+            keys = cache.keys.append(keys)
+            values = cache.values.append(values.transpose(-2, -1)).transpose(-2, -1)
         distances = self.project_distances(plan, cache)
         first = memory if carried is None else 0
         queries = self.split(self.q_proj(h[:, first:])) * self.head_dim**-0.5
@@ -149,6 +164,8 @@ class RelativeAttention(nn.Module):
             assert right.lse is not None
             output = torch.cat([right.output, output], dim=2)
             lse, alpha = torch.cat([right.lse, lse], dim=2), right.alpha
+        if probe is not None:
+            probe.see(left.weights, plan.hidden, alpha)
         rows = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
         kept = None if lse is None else Attention(output.detach(), lse)
         usage = left.weights.detach().mean(1).sum(1) if want_usage else None  # [B, T]

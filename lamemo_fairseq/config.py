@@ -18,6 +18,8 @@ MEMORY_TYPES = ChoiceEnum(list(ENCODINGS))
 POSITION_ENCODINGS = ChoiceEnum(["disentangled", "disentangled-v2", "transformer-xl", "shaw", "absolute"])
 COMPRESSIONS = ChoiceEnum(["conv", "dilated-conv", "mean", "max", "most-used"])
 LOOK_AHEADS = ChoiceEnum(["incremental", "full"])
+MEMORY_RESETS = ChoiceEnum(["never", "document"])
+BREAK_MODES = ChoiceEnum(["none", "eos"])
 DATASET_IMPLS = ChoiceEnum(get_available_dataset_impl())
 
 
@@ -225,6 +227,23 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
         default=False,
         metadata={"help": "each training epoch begins at another place of the text, drawn from the seed"},
     )
+    memory_reset: MEMORY_RESETS = field(  # type: ignore[valid-type]
+        default="never", metadata={"help": "where a stream's memory is cleared: 'document' at every new document"}
+    )
+    document_separator: Optional[str] = field(
+        default=None, metadata={"help": "symbol that ends a document (default: a blank line does)"}
+    )
+    stream_warmup: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "evaluation with several streams or shards: tokens that each but the first reads before its "
+            "own, unscored (default: the memory length; 0: every stream starts cold)"
+        },
+    )
+    sample_break_mode: BREAK_MODES = field(  # type: ignore[valid-type]
+        default="none",
+        metadata={"help": "'eos': evaluation scores every line for itself, with an empty memory"},
+    )
     varlen: bool = field(
         default=False,
         metadata={"help": "training segments of other lengths, drawn around tokens-per-sample from the seed"},
@@ -237,11 +256,37 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
         default=None, metadata={"help": "write what is logged to this file too, as comma-separated values"}
     )
     log_interval: int = II("common.log_interval")
+    stop_at_eos: bool = field(
+        default=False, metadata={"help": "generation: a </s> ends the text (default: documents go on)"}
+    )
+    carry_memory: bool = field(
+        default=False,
+        metadata={"help": "fairseq-generate: each prompt continues from the memory of all text before it in the split"},
+    )
+    prompt_blocks: Optional[str] = field(
+        default=None,
+        metadata={"help": "fairseq-generate: blocks of the split to continue, FIRST:END or one number (default: all)"},
+    )
+    prefix_size: int = II("generation.prefix_size")
     seed: int = II("common.seed")
+    context_window: int = II("eval_lm.context_window")
     batch_size: Optional[int] = II("dataset.batch_size")
     batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
     dataset_impl: Optional[DATASET_IMPLS] = II("dataset.dataset_impl")  # type: ignore[valid-type]
 
     def check(self) -> None:
         """Raises ``UsageError`` where a value makes no task."""
+        if self.tokens_per_sample < 1 <= self.context_window:
+            raise UsageError(
+                f"--context-window {self.context_window} is not below --tokens-per-sample "
+                f"{self.tokens_per_sample + self.context_window}, so that no token of a segment would be new: choose "
+                "a smaller window, or longer segments"
+            )
         at_least("tokens_per_sample", self.tokens_per_sample, 1)
+        if self.stream_warmup is not None:
+            at_least("stream_warmup", self.stream_warmup, 0)
+        if self.document_separator is not None and str(self.memory_reset) == "never":
+            raise UsageError(
+                f"--document-separator {self.document_separator} has no effect with --memory-reset never: choose "
+                "--memory-reset document, or leave it out"
+            )

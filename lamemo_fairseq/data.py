@@ -12,6 +12,8 @@ import torch
 from fairseq.data import FairseqDataset
 from torch import Tensor
 
+from .documents import NO_DOCUMENT, Documents
+
 
 class Text(FairseqDataset):
     """A split as one text.
@@ -88,14 +90,16 @@ class Layout:
         return min(row * self.share, self.total), min((row + 1) * self.share, self.total)
 
     def begin(self, row: int) -> int:
-        """First token that ``row`` reads."""
-        return max(0, self.scored(row)[0] - self.warmup)
+        """First token that ``row`` reads; a row that scores nothing reads nothing."""
+        first, end = self.scored(row)
+        return max(0, first - self.warmup) if first < end else first
 
     @property
     def longest(self) -> int:
         """Tokens that the longest row reads, warm-up included."""
-        # Only the first rows can lack room for a warm-up, and only the last can be short.
-        rows = {0, min(self.rows - 1, -(-self.warmup // max(1, self.share))), self.rows - 1}
+        # Full rows read the more the later they begin; behind them comes at most one short row.
+        full = self.total // self.share
+        rows = (full - 1, min(full, self.rows - 1))
         return max(self.scored(row)[1] - self.begin(row) for row in rows)
 
     @property
@@ -106,6 +110,10 @@ class Layout:
     def start(self, segment: int) -> int:
         """First token that ``segment`` reads, context included, from its row's beginning."""
         return max(0, self.cuts[segment] - self.context)
+
+    def again(self, segment: int) -> int:
+        """Tokens that ``segment`` reads as context: they were read before."""
+        return self.cuts[segment] - self.start(segment)
 
     def columns(self, segment: int) -> int:
         """Tokens that ``segment`` reads: as many on every rank, rows that ended are padded."""
@@ -122,14 +130,15 @@ class Segments(FairseqDataset):
     """The segments of a text in a layout. Item ``segment * rows + row``; keeps no state.
 
     Args:
-        text: the split.
+        text: the split (or anything that has its ``name`` and ``span``).
         layout: its rows and segments.
         pad: fills rows that ended.
         eos: source of the text's first token.
+        documents: where the memory is cleared; None: nowhere.
     """
 
-    def __init__(self, text: Text, layout: Layout, pad: int, eos: int) -> None:
-        self.text, self.layout, self.pad, self.eos = text, layout, pad, eos
+    def __init__(self, text: Any, layout: Layout, pad: int, eos: int, documents: Optional[Documents] = None) -> None:
+        self.text, self.layout, self.pad, self.eos, self.documents = text, layout, pad, eos, documents
 
     def __len__(self) -> int:
         return self.layout.segments * self.layout.rows
@@ -165,49 +174,76 @@ class Segments(FairseqDataset):
         if first <= beginning < last:
             source[beginning - first] = self.eos
         unscored = max(scored, begin + layout.cuts[segment]) - first
-        return {
+        item: Dict[str, Any] = {
             "id": index,
             "segment": segment,
             "source": source,
             "target": target,
             "unscored": min(max(0, unscored), len(target)),
+            "remembered": torch.full((len(source),), layout.start(segment)),
         }
+        if self.documents is not None:
+            places = (first + layout.offset, last + layout.offset)
+            item["documents"] = self.documents.numbers(*places)
+            older = first + layout.offset - self.documents.firsts(*places)
+            item["remembered"] = item["remembered"].minimum(older.clamp(min=0))
+        return item
 
     def collater(self, samples: List[Dict[str, Any]]) -> Dict[str, Any]:
-        """A batch: the same segment of several rows.
-
-        ``target`` holds the padding symbol where nothing is scored; what is scored is one run per row that
-        begins at ``start_indices``.
-        """
-        if not samples:
-            return {}
-        segment = samples[0]["segment"]
-        columns = self.layout.columns(segment)
-        sources = torch.full((len(samples), columns), self.pad)
-        targets = torch.full((len(samples), columns), self.pad)
-        for row, sample in enumerate(samples):
-            length, unscored = len(sample["source"]), sample["unscored"]
-            sources[row, :length] = sample["source"]
-            targets[row, unscored:length] = sample["target"][unscored:]
-        return {
-            "id": torch.tensor([sample["id"] for sample in samples]),
-            "nsentences": len(samples),
-            "ntokens": sum(len(s["target"]) - s["unscored"] for s in samples),
-            "net_input": {
-                "src_tokens": sources,
-                "src_lengths": torch.tensor([len(sample["source"]) for sample in samples]),
-                "segment": segment,
-                "advance": self.layout.advance(segment),
-            },
-            "target": targets,
-            "start_indices": [sample["unscored"] for sample in samples],
-            "stream": self.text.name,
-        }
+        """A batch: the same segment of several rows."""
+        return collate(samples, self.layout, self.pad, self.text.name)
 
     def batches(self, rows: int, ranks: int) -> List[List[int]]:
         """Item numbers per batch, in the order in which fairseq deals them out to ``ranks`` in turn."""
         assert rows * ranks == self.layout.rows
         return [list(range(first, first + rows)) for first in range(0, len(self), rows)]
+
+    def targets(self, rank: int, ranks: int) -> int:
+        """Targets that a rank's rows score."""
+        rows = self.layout.rows // ranks
+        spans = [self.layout.scored(row) for row in range(rank * rows, (rank + 1) * rows)]
+        return sum(end - first for first, end in spans)
+
+
+def collate(samples: List[Dict[str, Any]], layout: Layout, pad: int, name: str) -> Dict[str, Any]:
+    """A batch of items that are the same segment of ``layout``.
+
+    ``target`` holds the padding symbol where nothing is scored; what is scored is one run per row that begins at
+    ``start_indices``. ``remembered`` [B, N] counts the earlier tokens of its own document that each token's
+    memory can hold; the first ``again`` columns are context.
+    """
+    if not samples:
+        return {}
+    segment = samples[0]["segment"]
+
+    def rows(key: str, fill: int) -> Tensor:
+        filled = torch.full((len(samples), layout.columns(segment)), fill)
+        for row, sample in enumerate(samples):
+            filled[row, : len(sample[key])] = sample[key]
+        return filled
+
+    targets = rows("target", pad)
+    for row, sample in enumerate(samples):
+        targets[row, : sample["unscored"]] = pad
+    net_input = {
+        "src_tokens": rows("source", pad),
+        "src_lengths": torch.tensor([len(sample["source"]) for sample in samples]),
+        "segment": segment,
+        "advance": layout.advance(segment),
+    }
+    if "documents" in samples[0]:
+        net_input["documents"] = rows("documents", NO_DOCUMENT)
+    return {
+        "id": torch.tensor([sample["id"] for sample in samples]),
+        "nsentences": len(samples),
+        "ntokens": sum(len(s["target"]) - s["unscored"] for s in samples),
+        "net_input": net_input,
+        "target": targets,
+        "start_indices": [sample["unscored"] for sample in samples],
+        "remembered": rows("remembered", 0),
+        "again": layout.again(segment),
+        "stream": name,
+    }
 
 
 def rotation(total: int, seed: int, epoch: int) -> int:

@@ -13,6 +13,7 @@ from .attention import Biases, Cache, RelativeAttention
 from .memory.base import Recall
 from .ops import Attention, attend
 from .positions import Plan
+from .probe import LayerProbe
 
 
 class LayerOutput(NamedTuple):
@@ -39,7 +40,7 @@ class FeedForward(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.dropout(F.relu(self.fc1(x)), self.dropout, self.training)
+        inner = F.dropout(F.relu_(self.fc1(x)), self.dropout, self.training)
         return F.dropout(self.fc2(inner), self.dropout, self.training)
 
 
@@ -78,6 +79,7 @@ class Layer(nn.Module):
         want_lse: bool,
         want_usage: bool,
         cache: Optional[Cache] = None,
+        probe: Optional[LayerProbe] = None,
     ) -> LayerOutput:
         """Reads ``recall`` and the current tokens ``x`` [B, N, D]."""
         M = recall.rows.size(1)
@@ -92,6 +94,7 @@ class Layer(nn.Module):
             want_lse=want_lse,
             want_usage=want_usage,
             cache=cache,
+            probe=probe,
         )
         # Without look-ahead the memory rows end here: only the current tokens go on.
         read_only = h.size(1) - mixed.rows.size(1)

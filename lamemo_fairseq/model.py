@@ -2,7 +2,7 @@
 
 import logging
 from argparse import Namespace
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from fairseq.models import (
     FairseqLanguageModel,
@@ -14,6 +14,7 @@ from torch import Tensor
 from .config import LaMemoConfig
 from .decoder import LaMemoDecoder
 from .errors import UsageError
+from .hub import TextInterface, from_pretrained
 from .presets import PRESETS
 from .task import MemoryLanguageModelingTask
 
@@ -46,6 +47,31 @@ class LaMemoLanguageModel(FairseqLanguageModel):
             given.max_distance = cfg.max_distance = cfg.mem_len + segment_length
         logger.info("memory: %s, %d tokens; positions: %s", cfg.memory_type, cfg.mem_len, cfg.encoding)
         return cls(LaMemoDecoder(cfg, task.source_dictionary, segment_length))
+
+    @property
+    def memory_length(self) -> int:
+        """Tokens that a full memory holds."""
+        return self.decoder.memory.span
+
+    def get_normalized_probs(
+        self, net_output: Tuple[Tensor, Any], log_probs: bool, sample: Optional[Dict[str, Any]] = None
+    ) -> Tensor:
+        """(Log-)probabilities [B, N, V]; an evaluation's tally notes those of the targets."""
+        probabilities = super().get_normalized_probs(net_output, log_probs, sample)
+        if sample is not None and "tally" in sample:
+            sample["tally"].note(probabilities, sample["target"], log_probs)
+        return probabilities
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        model_name_or_path: str,
+        checkpoint_file: Optional[str] = None,
+        data_name_or_path: Optional[str] = None,
+        **overrides: Any,
+    ) -> TextInterface:
+        """A trained model that samples, scores and streams text: see ``hub.py``."""
+        return from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **overrides)
 
     def load_state_dict(
         self,

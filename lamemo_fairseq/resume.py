@@ -190,7 +190,7 @@ class Resumption:
         if self.segment == 0 and not self.changes:
             logger.info("%s, the beginning: no memory is needed", where)
             return
-        batches = self.iterator.batches_before(self.segment, reader.memory.tokens_held)
+        batches = self.iterator.batches_before(self.segment, reader.memory.span)
         logger.warning(
             "%s (was %d): %s. Memory is refilled by replaying %d segments: close to what it was, not exactly",
             where,

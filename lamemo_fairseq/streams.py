@@ -82,3 +82,10 @@ class Stream:
         """Size of the memory that is held now, of all readers."""
         latest = {**self.kept, **self.pending}
         return sum(t.numel() * t.element_size() for kept in latest.values() for t in kept.state.tensors.values())
+
+
+def attach(batch: Dict[str, Any], stream: Stream) -> Dict[str, Any]:
+    """The batch with the memory that it continues."""
+    if not batch:
+        return batch
+    return {**batch, "net_input": {**batch["net_input"], "stream": stream}}

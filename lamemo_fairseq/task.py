@@ -3,31 +3,38 @@
 import logging
 import os
 from functools import partial
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from fairseq import utils
-from fairseq.data import Dictionary, data_utils, iterators
+from fairseq.data import Dictionary, data_utils
 from fairseq.logging import metrics
-from fairseq.optim import AMPOptimizer
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from torch import Tensor
 
-from . import gather, monitor
+from . import gather, monitor, updates
+from .announce import conclude
 from .config import MemoryLanguageModelingConfig
 from .criterion import check_criterion
 from .data import Layout, Segments, Text, rotation, rows_for
+from .dictionaries import check_same, identify
+from .documents import Documents, Separator
 from .errors import UsageError
+from .generation_hooks import GenerationHooks
+from .prompts import PromptLines, warn_of_other_segments
+from .protocol import Protocol
 from .resume import StreamIterator
+from .scoring import Accounted, Tally
 from .segments import varied
 from .shortage import survive
-from .streams import Stream
+from .streams import Stream, attach
+from .symbols import TextDictionary
 
 logger = logging.getLogger(__name__)
 
 
 @register_task("memory_language_modeling", dataclass=MemoryLanguageModelingConfig)
-class MemoryLanguageModelingTask(FairseqTask):
+class MemoryLanguageModelingTask(GenerationHooks):
     """Language modeling over text that is read in order, so that a model can remember it."""
 
     cfg: MemoryLanguageModelingConfig
@@ -36,9 +43,10 @@ class MemoryLanguageModelingTask(FairseqTask):
         super().__init__(cfg)
         self.dictionary = dictionary
         self.streams: Dict[str, Stream] = {}
+        self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # by memory kind
+        self.memory_length = 0  # tokens that the memory of the models built so far can hold
         self.validating = "valid"  # the subset that is being validated
         self.csv: Optional[monitor.CsvLog] = None
-        self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # by memory kind
 
     @classmethod
     def setup_task(cls, cfg: MemoryLanguageModelingConfig, **kwargs: Any) -> "MemoryLanguageModelingTask":
@@ -57,20 +65,42 @@ class MemoryLanguageModelingTask(FairseqTask):
         return self.dictionary
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """Builds the model; which criterion it needs is asked later."""
+        """Builds the model, and notes what it needs: a criterion, and warm-up as long as its memory."""
         model = super().build_model(cfg, from_checkpoint)
-        if hasattr(cfg, "memory_type"):
-            self.wanted_losses[str(cfg.memory_type)] = model.decoder.memory.trained_apart
+        self.memory_length = max(self.memory_length, model.memory_length)
+        self.wanted_losses[str(cfg.memory_type)] = model.decoder.memory.trained_apart
         return model
 
-    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+    def build_criterion(self, cfg: Any, **options: Any) -> Any:
         """Builds the criterion, unless it leaves out what the model's memory needs."""
         for memory_type, losses in self.wanted_losses.items():
             check_criterion(cfg._name, memory_type, losses)
-        return super().build_criterion(cfg, from_checkpoint)
+        return super().build_criterion(cfg, **options)
 
-    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **unused: Any) -> None:
-        """Loads a split as one text. Of several data directories, each epoch takes the next."""
+    def state_dict(self) -> Dict[str, Any]:
+        """What a checkpoint keeps of the task: its dictionary's identity."""
+        return {**super().state_dict(), "dictionary": identify(self.dictionary)}
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Compares a checkpoint's dictionary with the data's; checkpoints of other programs keep none."""
+        if "dictionary" in state_dict:
+            check_same(state_dict["dictionary"], self.dictionary, str(self.cfg.data))
+
+    def separator(self) -> Optional[Separator]:
+        """What clears a row's memory; None without ``--memory-reset document``."""
+        if str(self.cfg.memory_reset) == "never":
+            return None
+        return Separator.of(self.dictionary, self.cfg.document_separator)
+
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Optional[Any] = None, **unused: Any
+    ) -> None:
+        """Loads a split as one text. Of several data directories, each epoch takes the next.
+
+        ``task_cfg`` is the task of the checkpoint that a command has loaded.
+        """
+        if self.cfg.prefix_size > 0 and task_cfg is not None:
+            warn_of_other_segments(self.cfg.tokens_per_sample, task_cfg)
         paths = utils.split_paths(self.cfg.data)
         path = os.path.join(paths[(epoch - 1) % len(paths)], split)
         if not os.path.isfile(f"{path}.bin"):
@@ -86,7 +116,7 @@ class MemoryLanguageModelingTask(FairseqTask):
 
     def get_batch_iterator(  # type: ignore[override]
         self,
-        dataset: Text,
+        dataset: Union[Text, PromptLines],
         max_tokens: Optional[int] = None,
         max_sentences: Optional[int] = None,
         seed: int = 1,
@@ -99,8 +129,18 @@ class MemoryLanguageModelingTask(FairseqTask):
     ) -> StreamIterator:
         """Batches of ``max_sentences`` rows, segment after segment, never shuffled.
 
-        Rank ``shard_id`` reads its own rows; all ranks together read every token once.
+        Rank ``shard_id`` reads its own rows; all ranks together read every token once. Only ``fairseq-generate``
+        has a ``--prefix-size``: its batches are prompts.
         """
+        if str(self.cfg.sample_break_mode) == "eos":
+            raise UsageError(
+                "--sample-break-mode eos scores independent sentences with fairseq-eval-lm: leave it out here, "
+                "where text is read in order, or clear the memory with --memory-reset document"
+            )
+        if isinstance(dataset, PromptLines):
+            return self.typed_prompts(dataset, max_sentences)
+        if self.cfg.prefix_size > 0:
+            return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample
         rows = rows_for(max_sentences, max_tokens, tokens)
         rotates = self.cfg.random_offset and dataset.name == "train"
@@ -122,7 +162,9 @@ class MemoryLanguageModelingTask(FairseqTask):
         buffer_size: int,
     ) -> StreamIterator:
         """Fairseq's iterator over a layout."""
-        segments = Segments(text, layout, self.dictionary.pad(), self.dictionary.eos())
+        separator = self.separator()
+        documents = None if separator is None else Documents.find(text, separator)
+        segments = Segments(text, layout, self.dictionary.pad(), self.dictionary.eos(), documents)
         return StreamIterator(
             segments,
             rows,
@@ -135,7 +177,21 @@ class MemoryLanguageModelingTask(FairseqTask):
             not self.cfg.no_save_memory,
         )
 
-    def eval_lm_dataloader(
+    def protocol(self, context: int, rows: int, shards: int = 1, shard: int = 0) -> Protocol:
+        """How a split is read to be scored, ``tokens_per_sample`` new tokens at a time."""
+        return Protocol(
+            tokens=self.cfg.tokens_per_sample,
+            context=context,
+            rows=rows,
+            memory=self.memory_length,
+            warmup=self.cfg.stream_warmup,
+            shards=shards,
+            shard=shard,
+            alone=str(self.cfg.sample_break_mode) == "eos",
+            separator=self.separator(),
+        )
+
+    def eval_lm_dataloader(  # type: ignore[override]
         self,
         dataset: Text,
         batch_size: Optional[int] = None,
@@ -145,16 +201,17 @@ class MemoryLanguageModelingTask(FairseqTask):
         data_buffer_size: int = 10,
         context_window: int = 0,
         **unused: Any,
-    ) -> iterators.CountingIterator:
-        """Batches for ``fairseq-eval-lm``, each with the memory that it continues."""
-        rows = 1 if batch_size is None else batch_size
-        # fairseq-eval-lm has taken the context window off tokens_per_sample already.
-        layout = Layout.even(dataset.total, rows * num_shards, self.cfg.tokens_per_sample, context=context_window)
-        batches = self.iterate(
-            dataset, layout, rows, num_shards, shard_id, num_workers, 1, data_buffer_size
-        ).next_epoch_itr(shuffle=False)
-        stream = Stream(dataset.name)
-        return iterators.CountingIterator((attach(batch, stream) for batch in batches), start=0, total=len(batches))
+    ) -> Accounted:
+        """Batches for ``fairseq-eval-lm``, each with the memory that it continues; a report follows the last.
+
+        fairseq-eval-lm has taken the context window off tokens_per_sample already.
+        """
+        protocol = self.protocol(context_window, 1 if batch_size is None else batch_size, num_shards, shard_id)
+
+        def finish(tally: Tally) -> None:
+            conclude(tally, dataset.name, dataset.total, shard_id, num_shards)
+
+        return protocol.batches(dataset, self.dictionary, finish, num_workers, data_buffer_size)
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
         """Training begins, or its next epoch."""
@@ -174,29 +231,16 @@ class MemoryLanguageModelingTask(FairseqTask):
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
         """One micro-batch. Its memory counts once :meth:`optimizer_step` says that the update was made."""
         if not ignore_grad:  # the trainer's dummy batch belongs to no stream
-            stream = self.stream(sample["stream"])
-            if not stream.kept and not stream.pending:
-                monitor.check_room(model.decoder, sample["target"])
-            if stream.resumption is not None:
-                stream.resumption.finish(stream, model, optimizer)
-                stream.resumption = None
-            # The trainer clears all gradients before an update's first micro-batch, and after lack of memory.
-            if not any(p.grad is not None for p in model.parameters()):
-                stream.begin_update()
-            sample = attach(sample, stream)
+            sample = updates.prepare(sample, self.stream(sample["stream"]), model, optimizer)
         step = partial(super().train_step, model=model, criterion=criterion, optimizer=optimizer, update_num=update_num)
         loss, sample_size, output = survive(partial(step, **extra), sample, optimizer, ignore_grad)
         return loss, sample_size, {**output, **monitor.observe(self.stream(sample["stream"]), loss.device)}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """The update is made: what it read enters the memory."""
-        scale = optimizer.scaler.get_scale() if isinstance(optimizer, AMPOptimizer) else 0.0
-        super().optimizer_step(optimizer, model, update_num)
-        # After an overflow most optimizers do not come here; this one does, lowers its scale and makes no step.
-        if isinstance(optimizer, AMPOptimizer) and optimizer.scaler.get_scale() < scale:
-            return
-        for stream in self.streams.values():
-            stream.commit()
+        if updates.was_made(partial(super().optimizer_step, optimizer, model, update_num), optimizer):
+            for stream in self.streams.values():
+                stream.commit()
 
     def valid_step(self, sample: Dict[str, Any], model: Any, criterion: Any) -> Tuple[Tensor, int, Dict[str, Any]]:
         """One batch of a validation subset, which has a memory of its own."""
@@ -233,13 +277,6 @@ def bits_per_character(meters: Any) -> float:
     return utils.item(torch.as_tensor(meter.avg))
 
 
-def attach(batch: Dict[str, Any], stream: Stream) -> Dict[str, Any]:
-    """The batch with the memory that it continues."""
-    if not batch:
-        return batch
-    return {**batch, "net_input": {**batch["net_input"], "stream": stream}}
-
-
 def load_dictionary(data: Optional[str]) -> Dictionary:
     """The dictionary in the first of the data directories."""
     if not data:
@@ -249,6 +286,6 @@ def load_dictionary(data: Optional[str]) -> Dictionary:
         raise UsageError(
             f"data directory {os.path.dirname(path)} has no dict.txt: name the one that fairseq-preprocess made"
         )
-    dictionary = Dictionary.load(path)
+    dictionary = TextDictionary.load(path)
     logger.info("dictionary: %d types", len(dictionary))
     return dictionary

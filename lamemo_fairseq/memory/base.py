@@ -150,14 +150,14 @@ class Memory(nn.Module):
         return cfg.mem_len
 
     @property
-    def tokens_held(self) -> int:
-        """Tokens of text of which a full memory holds something."""
-        return self.mem_len
-
-    @property
     def trained_apart(self) -> Tuple[str, ...]:
         """Names of the losses that :meth:`losses` returns in training."""
         return ()
+
+    @property
+    def span(self) -> int:
+        """Tokens of text of which a full memory holds something."""
+        return self.mem_len
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         """The state before anything was read, for B ``streams``, in the type and on the device of ``like``."""

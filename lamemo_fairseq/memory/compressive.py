@@ -101,8 +101,8 @@ class CompressiveMemory(Memory):
         return cfg.mem_len + compressed_len(cfg)
 
     @property
-    def tokens_held(self) -> int:
-        return self.mem_len + self.rate * self.compressed_len
+    def span(self) -> int:
+        return self.mem_len + self.compressed_len * self.rate
 
     @property
     def trained_apart(self) -> Tuple[str, ...]:

@@ -10,6 +10,10 @@ class NoMemory(Memory):
 
     encodings = ("absolute", "transformer-xl")
 
+    @property
+    def span(self) -> int:
+        return 0
+
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         return MemoryState({})
 

@@ -1,0 +1,105 @@
+"""How a split is read to be scored, and the batches that follow from it. Knows no task and no model."""
+
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, Optional, Union
+
+from fairseq.data import Dictionary, iterators
+
+from .data import Layout, Segments, Text
+from .documents import Documents, Separator
+from .errors import UsageError
+from .scoring import Accounted, Spelling, Tally
+from .sentences import Sentences
+from .streams import Stream, attach
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a split is cut up.
+
+    Attributes:
+        tokens: new tokens in a segment.
+        context: tokens before them that it reads once more (``--context-window``).
+        rows: rows that are read side by side (``--batch-size``).
+        memory: tokens that a full memory holds.
+        warmup: tokens that a row reads before its own (``--stream-warmup``); None: ``memory``.
+        shards: parts into which the rows are dealt, one to a process.
+        shard: which of them.
+        alone: each line is read with an empty memory (``--sample-break-mode eos``).
+        separator: what clears the memory (``--memory-reset document``); None: nothing.
+    """
+
+    tokens: int
+    context: int = 0
+    rows: int = 1
+    memory: int = 0
+    warmup: Optional[int] = None
+    shards: int = 1
+    shard: int = 0
+    alone: bool = False
+    separator: Optional[Separator] = None
+
+    def check(self) -> None:
+        """Raises ``UsageError`` where nothing could be scored."""
+        if self.context < 0:
+            raise UsageError(f"--context-window {self.context} is too small: choose 0 or more")
+        if self.tokens < 1:
+            raise UsageError(
+                f"--context-window {self.context} is not below --tokens-per-sample {self.tokens + self.context}, "
+                "so that no token of a segment would be new: choose a smaller window, or longer segments"
+            )
+        if self.rows < 1:
+            raise UsageError(f"--batch-size {self.rows} is too small: choose 1 or more")
+        if not 0 <= self.shard < self.shards:
+            raise UsageError(
+                f"--shard-id {self.shard} is not one of --num-shards {self.shards}: choose 0 to {self.shards - 1}"
+            )
+
+    def cut(self, text: Text, dictionary: Dictionary) -> Union[Segments, Sentences]:
+        """The text in segments."""
+        pad, eos = dictionary.pad(), dictionary.eos()
+        if self.alone:
+            return Sentences(text, self.rows, self.tokens, self.context, pad, eos)
+        warmup = self.memory if self.warmup is None else self.warmup
+        layout = Layout.even(text.total, self.rows * self.shards, self.tokens, self.context, warmup)
+        documents = None if self.separator is None else Documents.find(text, self.separator)
+        return Segments(text, layout, pad, eos, documents)
+
+    def batches(
+        self,
+        text: Text,
+        dictionary: Dictionary,
+        finish: Callable[[Tally], None],
+        workers: int = 0,
+        buffer_size: int = 0,
+    ) -> Accounted:
+        """The split in batches, each with the memory that it continues, accounted for as they are read."""
+        self.check()
+        segments = self.cut(text, dictionary)
+        loader = iterators.EpochBatchIterator(
+            dataset=segments,
+            collate_fn=segments.collater,
+            batch_sampler=segments.batches(self.rows, self.shards),
+            num_shards=self.shards,
+            shard_id=self.shard,
+            num_workers=workers,
+            buffer_size=buffer_size,
+            disable_shuffling=True,
+            persistent_workers=False,
+        ).next_epoch_itr(shuffle=False)
+        targets = segments.targets(self.shard, self.shards)
+        tally = Tally(Spelling.of(dictionary), dictionary.pad(), self.memory, targets, self.tokens)
+        return Accounted(Attached(loader, Stream(text.name)), tally, lambda: finish(tally))
+
+
+class Attached:
+    """Batches with the stream that they continue."""
+
+    def __init__(self, batches: Any, stream: Stream) -> None:
+        self.batches, self.stream = batches, stream
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Dict[str, Any]]:
+        return (attach(batch, self.stream) for batch in self.batches)

@@ -1,0 +1,177 @@
+"""Results of evaluations as tables and pictures."""
+
+import csv
+import json
+import logging
+import os
+from typing import Any, Dict, List, Optional
+
+from torch import Tensor
+
+from .errors import UsageError
+from .probe import Probe
+from .scoring import Tally
+
+# Where everybody's debug messages were turned on, matplotlib's fonts alone would fill pages.
+logging.getLogger("matplotlib").setLevel(logging.WARNING)
+
+import matplotlib  # noqa: E402  (its first messages come with the import)
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot  # noqa: E402  (the backend must be chosen first)
+
+TABLE, RECORD = "results.csv", "results.json"
+Result = Dict[str, Any]
+
+
+def measures(tally: Tally) -> Result:
+    """What an evaluation found."""
+    score = tally.score
+    words: Result = {"words": None, "word_perplexity": None}
+    if tally.spelling.pieces:
+        words = {"words": score.words, "word_perplexity": score.word_perplexity}
+    return {
+        "targets": score.targets,
+        "scored": score.scored,
+        "scored_below_mem_len": score.cold,
+        "context_tokens": score.context,
+        "characters": score.characters,
+        "loss_nats": score.loss,
+        "bits_per_character": score.bits_per_character,
+        "perplexity": score.perplexity,
+        **words,
+        "loss_by_position": means(tally.positions),
+    }
+
+
+def attention(probe: Probe) -> Result:
+    """What a probe saw: means over all layers (``alpha``: those that look ahead) and per layer."""
+    return {
+        "attention_on_memory": float(probe.share[0].sum() / probe.share[1].sum()),
+        "attention_by_distance": means(probe.attention.sum(1)),
+        "alpha_by_distance": means(probe.alpha.sum(1)),
+        "attention_by_distance_and_layer": [means(layer) for layer in probe.attention.unbind(1)],
+        "alpha_by_distance_and_layer": [means(layer) for layer in probe.alpha.unbind(1)],
+    }
+
+
+def means(sums: Tensor) -> List[Optional[float]]:
+    """Sums and counts [2, n] as means, None where nothing was counted, up to the last that was."""
+    found = [total / count if count else None for total, count in zip(*sums.tolist())]
+    while found and found[-1] is None:
+        found.pop()
+    return found
+
+
+def line(result: Result) -> str:
+    """One result as a line."""
+    return (
+        f"{label(result)}, segment {result['tokens_per_sample']}, context window {result['context_window']}: "
+        f"{result['scored']} of {result['targets']} targets scored, loss {result['loss_nats']:.6f} nats per token, "
+        f"{result['bits_per_character']:.6f} bits per character, perplexity {result['perplexity']:.4f}, "
+        f"{result['tokens_per_second']:.0f} tokens/s"
+    )
+
+
+def label(result: Result) -> str:
+    """How a result is called in tables and pictures."""
+    return f"{result['memory_type']} ({result['checkpoint']}), memory {result['mem_len']}"
+
+
+def read(folder: str) -> List[Result]:
+    """The results that an earlier run left in ``folder``."""
+    path = os.path.join(folder, RECORD)
+    if not os.path.isfile(path):
+        return []
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except ValueError:
+        raise UsageError(f"{path} is no record of an evaluation: remove it, or choose another --results-path") from None
+
+
+def write(results: List[Result], folder: str) -> List[str]:
+    """Writes the record and the table; a run that is stopped meanwhile leaves the older ones. Returns their paths."""
+    os.makedirs(folder, exist_ok=True)
+    columns = [name for name, value in results[0].items() if not isinstance(value, list)]
+    paths = [os.path.join(folder, name) for name in (RECORD, TABLE)]
+    with open(paths[0] + ".tmp", "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=1)
+    with open(paths[1] + ".tmp", "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, columns, extrasaction="ignore")
+        table.writeheader()
+        table.writerows(results)
+    for path in paths:
+        os.replace(path + ".tmp", path)
+    return paths
+
+
+def draw(results: List[Result], folder: str) -> List[str]:
+    """Draws what the results allow; returns the paths of the pictures."""
+    paths = [draw_memory_lengths(results, folder), draw_positions(results, folder)]
+    if any("attention_by_distance" in result for result in results):
+        paths.append(draw_attention(results, folder))
+    return paths
+
+
+def draw_memory_lengths(results: List[Result], folder: str) -> str:
+    """Perplexity against memory length, a line per checkpoint, segment length and context window."""
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    lines: Dict[str, List[Result]] = {}
+    for result in results:
+        name = f"{result['memory_type']} ({result['checkpoint']}), segment {result['tokens_per_sample']}"
+        if result["context_window"]:
+            name += f", window {result['context_window']}"
+        lines.setdefault(name, []).append(result)
+    for name, points in lines.items():
+        points.sort(key=lambda result: result["mem_len"])
+        axes.plot([p["mem_len"] for p in points], [p["perplexity"] for p in points], marker="o", label=name)
+    return finish(figure, axes, "memory length (tokens)", "perplexity per token", folder, "perplexity.png")
+
+
+def draw_positions(results: List[Result], folder: str) -> str:
+    """Mean loss at each position among a segment's new tokens."""
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for result in results:
+        values = result["loss_by_position"]
+        name = f"{label(result)}, segment {result['tokens_per_sample']}"
+        if result["context_window"]:
+            name += f", window {result['context_window']}"
+        axes.plot(range(len(values)), values, label=name)
+    return finish(figure, axes, "position in the segment", "loss (nats per token)", folder, "positions.png")
+
+
+def draw_attention(results: List[Result], folder: str) -> str:
+    """Attention on memory and mean alpha by distance (LaMemo, figure 1), each checkpoint at its longest memory."""
+    longest: Dict[str, Result] = {}
+    for result in results:
+        best = longest.get(result["checkpoint"])
+        if "attention_by_distance" in result and (best is None or result["mem_len"] > best["mem_len"]):
+            longest[result["checkpoint"]] = result
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+    for result in longest.values():
+        share = result["attention_on_memory"]
+        weights, alphas = result["attention_by_distance"], result["alpha_by_distance"]
+        name = f"{label(result)}: {share:.0%} of attention on memory"
+        left.plot(range(1, len(weights)), weights[1:], label=name)
+        # Where memory is only read, no old attention is interpolated with a new one: all weight stays on the old.
+        alphas = alphas[1:] if alphas else [1.0] * len(weights[1:])
+        right.plot(range(1, len(alphas) + 1), alphas, label=label(result))
+    right.set_xlabel("distance of a memory token to the segment")
+    right.set_ylabel("mean alpha (weight of the old attention)")
+    right.set_ylim(0, 1.05)
+    left.set_yscale("log")
+    return finish(figure, left, "distance to a memory token", "mean attention weight", folder, "attention.png")
+
+
+def finish(figure: Any, axes: Any, across: str, up: str, folder: str, name: str) -> str:
+    """Labels a picture and writes it."""
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    path = os.path.join(folder, name)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return path

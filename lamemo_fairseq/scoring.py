@@ -1,0 +1,238 @@
+"""What a split scores: each target's loss, added up once. The only place where evaluation counts.
+
+A :class:`Tally` travels with the batches, notes the probabilities that a model gives their targets, and ends as a
+:class:`Score`. ``fairseq-eval-lm`` and ``python -m lamemo_fairseq.evaluate`` both go this way.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, Iterator, List, Optional
+
+import torch
+from fairseq import utils
+from fairseq.data import Dictionary
+from torch import Tensor
+
+from .errors import UsageError
+from .probe import Probe
+
+#: how subword-nmt marks a piece that its word continues behind
+CONTINUED = "@@"
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How many characters the symbols stand for.
+
+    Attributes:
+        eos: the symbol that ends a line, which is one character.
+        lengths: [V] characters of each symbol.
+        continued: [V] whether the word goes on in the next symbol.
+        spaced: whether a space stands between words; False for a dictionary of characters.
+    """
+
+    eos: int
+    lengths: Tensor
+    continued: Tensor
+    spaced: bool
+
+    @staticmethod
+    def of(dictionary: Dictionary) -> "Spelling":
+        """The spelling of a dictionary of words, of pieces of words, or of characters."""
+        symbols = [dictionary[index] for index in range(len(dictionary))]
+        continued = [symbol.endswith(CONTINUED) and symbol != CONTINUED for symbol in symbols]
+        shown = [s[: -len(CONTINUED)] if c else s for s, c in zip(symbols, continued)]
+        named = [s.startswith("<") and s.endswith(">") and len(s) > 2 or s.startswith("madeupword") for s in symbols]
+        spaced = any(len(symbol) > 1 and not name for symbol, name in zip(shown, named))
+        lengths = [len(symbol) if spaced else 1 for symbol in shown]
+        lengths[dictionary.eos()] = 1
+        return Spelling(dictionary.eos(), torch.tensor(lengths), torch.tensor(continued), spaced)
+
+    @property
+    def pieces(self) -> bool:
+        """Whether words are split into pieces."""
+        return bool(self.continued.any())
+
+    def characters(self, targets: Tensor, sources: Tensor) -> int:
+        """Characters of ``targets`` [n], each with the space before it, if ``sources`` [n] stand before them."""
+        count = self.lengths[targets].sum()
+        if self.spaced:
+            count += ((targets != self.eos) & (sources != self.eos) & ~self.continued[sources]).sum()
+        return int(count)
+
+    def words(self, targets: Tensor) -> int:
+        """Words that end in ``targets`` [n]: one that straddles two segments counts where it ends."""
+        return int((~self.continued[targets]).sum())
+
+
+@dataclass
+class Score:
+    """What was counted and lost. Scores of disjoint parts of a split add up with ``+``.
+
+    Attributes:
+        targets: targets that were to be scored.
+        scored: targets that were.
+        cold: of these, with less in memory than it can hold (of their own document).
+        context: tokens that were read without being scored.
+        nats: sum of the losses.
+        words: words that end in the scored targets.
+        characters: characters of the scored targets.
+    """
+
+    targets: int = 0
+    scored: int = 0
+    cold: int = 0
+    context: int = 0
+    nats: float = 0.0
+    words: int = 0
+    characters: int = 0
+
+    def __add__(self, other: "Score") -> "Score":
+        return Score(*(a + b for a, b in zip(self.values(), other.values())))
+
+    def values(self) -> List[Any]:
+        """The attributes, in order."""
+        return [getattr(self, name) for name in self.__dataclass_fields__]
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.scored
+
+    @property
+    def perplexity(self) -> float:
+        """Per token."""
+        return exponential(self.loss)
+
+    @property
+    def bits_per_character(self) -> float:
+        """Bits of all tokens, over the characters that they stand for."""
+        return self.nats / math.log(2) / self.characters
+
+    @property
+    def word_perplexity(self) -> float:
+        """Per word, an end of line being one."""
+        return exponential(self.nats / self.words)
+
+    def check(self) -> None:
+        """Raises ``UsageError`` unless every target was scored, and once."""
+        if self.scored != self.targets or not self.scored:
+            raise UsageError(
+                f"{self.scored} targets were scored where {self.targets} were to be: no perplexity is given; "
+                "the batches of the split were changed or cut short on their way to the model"
+            )
+
+    def line(self, memory: int, pieces: bool) -> str:
+        """The report, in one line."""
+        parts = [
+            f"{self.scored} targets scored",
+            f"{self.cold} of them with less than {memory} tokens of memory",
+            f"{self.context} tokens run only as context",
+            f"loss {self.loss:.6f} nats per token",
+            f"{self.bits_per_character:.6f} bits per character ({self.characters} characters)",
+            f"perplexity {self.perplexity:.4f} per token",
+        ]
+        if pieces:
+            parts.append(f"perplexity {self.word_perplexity:.4f} per word ({self.words} words)")
+        return ", ".join(parts)
+
+
+def exponential(nats: float) -> float:
+    """e^nats, infinite where that is beyond any float."""
+    return math.exp(nats) if nats < 700 else math.inf
+
+
+class Tally:
+    """The running account of one evaluation.
+
+    Args:
+        spelling: of the dictionary.
+        pad: the symbol that is no target.
+        memory: tokens that a full memory holds.
+        targets: targets that are to be scored.
+        segment: new tokens in a segment, whose positions are told apart.
+    """
+
+    def __init__(self, spelling: Spelling, pad: int, memory: int, targets: int, segment: int) -> None:
+        self.spelling, self.pad, self.memory = spelling, pad, memory
+        self.score = Score(targets=targets)
+        self.noted: List[Tensor] = []
+        self.is_log = True
+        # Sum of losses and number of targets by position among a segment's new tokens, [2, segment].
+        self.positions = torch.zeros(2, segment, dtype=torch.float64)
+
+    def note(self, probabilities: Tensor, targets: Tensor, is_log: bool) -> None:
+        """What a model gives ``targets`` [B, n]: (log-)probabilities [B, n, V], of a batch or of a piece of it."""
+        self.take(probabilities.gather(-1, targets.unsqueeze(-1)), is_log)
+
+    def take(self, answers: Tensor, is_log: bool = True) -> None:
+        """A model's (log-)probabilities of the targets of a batch, or of its next piece, in any shape."""
+        self.noted.append(answers.flatten())
+        self.is_log = is_log
+
+    def settle(self, batch: Dict[str, Any]) -> Tensor:
+        """Takes a batch into account that all models have read; its losses [B, N], 0 where nothing is scored."""
+        target = batch["target"]
+        noted = torch.cat(self.noted).double().cpu()  # the models' answers, one behind the other
+        self.noted = []
+        assert noted.numel() % target.numel() == 0, "a model answered for a part of the batch"
+        answers = noted.view(-1, *target.shape)  # [models, B, N]
+        losses = -(answers[0] if self.is_log else answers.mean(0).log())
+        scored = target != self.pad
+        losses = losses.masked_fill(~scored, 0.0)
+        self.add(batch, losses, scored)
+        return losses
+
+    def add(self, batch: Dict[str, Any], losses: Tensor, scored: Tensor) -> None:
+        """Adds up ``losses`` [B, N] where ``scored`` [B, N]."""
+        score, net_input = self.score, batch["net_input"]
+        sources, targets = net_input["src_tokens"][scored], batch["target"][scored]
+        score.scored += len(targets)
+        score.cold += int((batch["remembered"][scored] < self.memory).sum())
+        score.context += int(net_input["src_lengths"].sum()) - len(targets)
+        score.nats += float(losses.sum())
+        score.words += self.spelling.words(targets)
+        score.characters += self.spelling.characters(targets, sources)
+        # The new tokens stand at the end of a segment, behind those that come again as context.
+        again = batch["again"]
+        new = scored.size(1) - again
+        self.positions[0, :new] += losses[:, again:].sum(0)
+        self.positions[1, :new] += scored[:, again:].sum(0)
+
+
+class Accounted:
+    """Batches that are accounted for as they are read; ``finish`` is called behind the last.
+
+    Args:
+        batches: what the data loader gives.
+        tally: takes them in, and is handed to the models in each.
+        finish: called once, when all were read.
+    """
+
+    def __init__(self, batches: Any, tally: Tally, finish: Any) -> None:
+        self.batches, self.tally, self.finish, self.n = batches, tally, finish, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Dict[str, Any]]:
+        for batch in self.batches:
+            self.n += 1
+            if not batch:
+                continue
+            yield {**batch, "tally": self.tally}
+            self.tally.settle(batch)
+        self.finish()
+
+
+def score_batches(
+    model: Any, batches: Iterable[Dict[str, Any]], device: torch.device, probe: Optional[Probe] = None
+) -> None:
+    """Has ``model`` read what :class:`Accounted` gives, looked at by ``probe``; the tally then holds the score."""
+    with torch.inference_mode():
+        for batch in batches:
+            batch = utils.apply_to_sample(lambda tensor: tensor.to(device), batch)
+            if probe is not None:
+                probe.begin(batch["net_input"]["src_tokens"] != batch["tally"].pad)
+            answers, _ = model(**batch["net_input"], targets=batch["target"], probe=probe)
+            batch["tally"].take(answers)

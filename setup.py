@@ -1,0 +1,39 @@
+"""Installs the package; everything about the tools that check it stands in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+# No single fairseq release runs everywhere: the official one stops at Python 3.10 (its dataclass
+# defaults are refused from 3.11 on), ve-fairseq has the same Python files with that mended but
+# wheels for Linux on x86-64 only, and fairseq-fixed is the same repair as source for the rest.
+WHEEL = 'sys_platform == "linux" and platform_machine == "x86_64"'
+SOURCE = '(sys_platform != "linux" or platform_machine != "x86_64")'
+FAIRSEQ = [
+    'fairseq==0.12.2 ; python_version < "3.11"',
+    f've-fairseq==0.12.3 ; python_version >= "3.11" and {WHEEL}',
+    f'fairseq-fixed==0.12.3.1 ; python_version >= "3.11" and {SOURCE}',
+]
+
+setup(
+    name="lamemo_fairseq",
+    version="0.1.0",
+    description="LaMemo, a language model with look-ahead memory, as a fairseq plugin",
+    license="MIT",
+    python_requires=">=3.9",
+    packages=find_packages(include=["lamemo_fairseq", "lamemo_fairseq.*"]),
+    install_requires=[
+        *FAIRSEQ,
+        "torch>=1.13",
+        "hydra-core>=1.0.7",
+        "sacremoses",
+        # Its setup.py imports Cython without declaring it, so pip can build it only where Cython is
+        # installed already and with --no-build-isolation; scripts/bootstrap.sh does both.
+        "fastBPE>=0.1.0",
+        "numpy",
+        "matplotlib",
+        "tensorboardX",
+    ],
+    extras_require={
+        "test": ["pytest", "pytest-xdist", "hypothesis", "packaging"],
+        "dev": ["ruff", "mypy"],
+    },
+)

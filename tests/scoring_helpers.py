@@ -1,0 +1,82 @@
+"""For tests of evaluation: a text of given tokens, its losses in order, and what the reference says they are."""
+
+from typing import Any, List, NamedTuple, Optional, Tuple
+
+import torch
+from fairseq.data import Dictionary
+from reference import ReferenceConfig, Weights, stream_nll
+from torch import Tensor
+
+from lamemo_fairseq.data import Text
+from lamemo_fairseq.protocol import Protocol
+from lamemo_fairseq.scoring import Tally
+
+
+class Lines(NamedTuple):
+    """An indexed dataset as ``Text`` sees it."""
+
+    lines: List[Tensor]
+
+    @property
+    def sizes(self) -> List[int]:
+        return [len(line) for line in self.lines]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.lines[index]
+
+
+def text_of(lines: List[List[int]]) -> Text:
+    """A split with these lines of ids."""
+    return Text(Lines([torch.tensor(line) for line in lines]), "test")
+
+
+def random_text(total: int, symbols: int, seed: int = 0, line: int = 7) -> Text:
+    """``total`` tokens of a dictionary of ``symbols``, among them ends of line, in lines of ``line``."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(2, symbols, (total,), generator=generator)  # 0 and 1 never stand in a text
+    return text_of([part.tolist() for part in tokens.split(line)])
+
+
+def ignore(tally: Tally) -> None:
+    """Checks the account as the commands do."""
+    tally.score.check()
+
+
+def losses(
+    model: Any, text: Text, protocol: Protocol, dictionary: Dictionary, workers: int = 0
+) -> Tuple[Tensor, Tally]:
+    """Loss of each target of the protocol's shard, in the text's order, and the account."""
+    batches = protocol.batches(text, dictionary, ignore, workers, 10)
+    rows: List[List[Tensor]] = [[] for _ in range(protocol.rows)]
+    with torch.no_grad():
+        for batch in batches:
+            answers, _ = model(**batch["net_input"], targets=batch["target"])
+            batch["tally"].take(answers)
+            for row, target in enumerate(batch["target"]):
+                rows[row].append(-answers[row][target != dictionary.pad()])
+    return torch.cat([part for row in rows for part in row]).double(), batches.tally
+
+
+def reference_losses(
+    cfg: ReferenceConfig,
+    weights: Weights,
+    text: Text,
+    protocol: Protocol,
+    eos: int,
+    documents: Optional[Tensor] = None,
+) -> Tensor:
+    """The same from the slow reference: each row from where its warm-up begins."""
+    tokens = torch.cat([torch.tensor([eos]), text.span(0, text.total)])  # [1 + total]: sources, shifted by one
+    rows = protocol.rows * protocol.shards
+    share = -(-text.total // rows)
+    warmup = protocol.memory if protocol.warmup is None else protocol.warmup
+    found = []
+    for first in range(0, text.total, share):
+        begin, end = max(0, first - warmup), min(first + share, text.total)
+        whole, rest = divmod(end - begin, protocol.tokens)
+        lengths = [protocol.tokens] * whole + [rest] * (rest > 0)
+        numbers = None if documents is None else documents[None, begin:end]
+        row = tokens[None, begin : end + 1]
+        nll = stream_nll(cfg, weights, row, lengths, context=protocol.context, documents=numbers)
+        found.append(nll[0, first - begin :])
+    return torch.cat(found)

@@ -1,0 +1,182 @@
+"""The criterion: the text's loss is logged alone, the memory's losses are minimised beside it."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT, USER_DIR, run
+from family import make, pieces, text
+
+from lamemo_fairseq.criterion import MemoryCrossEntropyConfig, MemoryCrossEntropyCriterion
+from lamemo_fairseq.streams import Stream
+
+PAD = 1
+TINY = (
+    "--task memory_language_modeling --arch lamemo_lm --decoder-layers 2 --decoder-embed-dim 16 "
+    "--decoder-ffn-embed-dim 32 --decoder-attention-heads 2 --mem-len 12 --tokens-per-sample 16 --batch-size 4 "
+    "--optimizer adam --lr 0.01 --clip-norm 0.25 --log-format json --log-interval 1 --no-epoch-checkpoints"
+).split()
+COMPRESSIVE = [*TINY, "--memory-type", "compressive", "--dropout", "0", "--reconstruction-weight", "0.5"]
+
+
+class Task:
+    """What a criterion asks of a task."""
+
+    class target_dictionary:
+        @staticmethod
+        def pad() -> int:
+            return PAD
+
+
+def criterion() -> MemoryCrossEntropyCriterion:
+    assert MemoryCrossEntropyConfig.__dataclass_fields__.keys() == {"_name", "sentence_avg"}
+    return MemoryCrossEntropyCriterion(Task(), sentence_avg=False)
+
+
+def samples(decoder: Any, padded: int) -> List[Dict[str, Any]]:
+    """Segments of a text whose second row ends ``padded`` tokens before the last segment's end."""
+    stream, batches = Stream("test"), []
+    targets = text(2, 24, seed=1)
+    targets[1, 24 - padded :] = PAD
+    for k, (source, target) in enumerate(zip(pieces(text(2, 24)), pieces(targets))):
+        net_input = {"prev_output_tokens": source, "stream": stream, "segment": k}
+        batches.append({"net_input": net_input, "target": target, "ntokens": int((target != PAD).sum())})
+    return batches
+
+
+@pytest.mark.parametrize("kind", ["lookahead", "lookahead-adaptive", "compressive", "continuous"])
+def test_the_text_is_scored_as_cross_entropy_scores_it(kind: str) -> None:
+    decoder, plain, third = make(kind).train(), make(kind), make(kind)
+    for batch, again, once_more in zip(*(samples(each, padded=3) for each in (decoder, plain, third))):
+        loss, size, log = criterion()(decoder, batch)
+        scores, _ = plain(**again["net_input"])
+        expected = F.nll_loss(
+            scores.log_softmax(-1).flatten(0, 1), batch["target"].flatten(), reduction="sum", ignore_index=PAD
+        )
+        torch.testing.assert_close(log["loss"], expected, rtol=1e-10, atol=1e-10)
+        assert size == log["ntokens"] == batch["ntokens"]
+        auxiliary = sum(value for name, value in log.items() if name.startswith("auxiliary_"))
+        torch.testing.assert_close(
+            loss - log["loss"], torch.as_tensor(auxiliary, dtype=torch.float64), rtol=1e-8, atol=1e-8
+        )
+        each, _, _ = criterion()(third, once_more, reduce=False)
+        torch.testing.assert_close(each.sum(), expected, rtol=1e-10, atol=1e-10)
+        assert each.shape == (batch["target"].numel(),)
+
+
+def test_micro_batches_weigh_an_auxiliary_loss_by_their_tokens() -> None:
+    """What the trainer makes of --update-freq: the sum of the losses over the sum of the sizes."""
+    decoder = make("compressive").train()
+    terms, sizes, weighted = [], [], []
+    for batch in samples(decoder, padded=6):
+        loss, size, log = criterion()(decoder, batch)
+        extra = log["auxiliary_reconstruction"] / size
+        terms.append(loss - log["loss"])
+        sizes.append(size)
+        weighted.append(extra * size)
+    assert sizes[-1] < sizes[0]
+    torch.testing.assert_close(sum(terms) / sum(sizes), sum(weighted) / sum(sizes))
+    decoder.zero_grad()
+    (sum(terms) / sum(sizes)).backward()
+    assert all(weight.grad.abs().max() > 0 for weight in decoder.memory.parameters())
+
+
+def lines(output: str, of: str) -> List[Dict[str, Any]]:
+    """The JSON that fairseq logged of ``train`` updates or ``valid`` passes."""
+    found = re.findall(rf"\| {of} \| (\{{.*\}})", output)
+    return [json.loads(line) for line in found]
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, str]":
+    """A tiny Compressive Transformer, its output kept; saved after its first and its last update."""
+    folder = tmp_path_factory.mktemp("compressive")
+    done = run(
+        *("train", corpus, *COMPRESSIVE, "--criterion", "memory_cross_entropy", "--update-freq", 2),
+        *("--max-update", 30, "--save-interval-updates", 15, "--save-dir", folder),
+    )
+    return folder, done.stdout
+
+
+def test_training_moves_the_compression(trained: "tuple[Path, str]") -> None:
+    folder, output = trained
+    logged = lines(output, "train_inner")
+    reconstruction = [float(line["reconstruction"]) for line in logged]
+    assert len(logged) >= 30 and min(reconstruction[-5:]) > 0
+    early, late = (
+        torch.load(path, weights_only=False)["model"]
+        for path in sorted(folder.glob("checkpoint_*_*.pt"))[:1] + [folder / "checkpoint_last.pt"]
+    )
+    moved = [name for name in late if "compressions" in name and (late[name] - early[name]).abs().max() > 1e-3]
+    assert len(moved) == 2  # one per layer
+
+
+def test_what_is_logged_is_what_eval_lm_finds(trained: "tuple[Path, str]", corpus: Path) -> None:
+    folder, output = trained
+    valid = lines(output, "valid")[-1]
+    assert float(valid["valid_bpc"]) == pytest.approx(float(valid["valid_loss"]), abs=2e-3)
+    assert "valid_reconstruction" not in valid
+    done = run(
+        *("eval-lm", corpus, "--path", folder / "checkpoint_last.pt", "--gen-subset", "valid", "--batch-size", 4),
+        *("--task", "memory_language_modeling", "--tokens-per-sample", 16),
+    )
+    found = re.search(r"Loss \(base 2\): ([\d.]+)", done.stdout)
+    assert found and float(found.group(1)) == pytest.approx(float(valid["valid_loss"]), abs=2e-3)
+
+
+def test_a_criterion_that_leaves_a_loss_out_is_refused(corpus: Path, tmp_path: Path) -> None:
+    done = run("train", corpus, *COMPRESSIVE, "--max-update", 1, "--save-dir", tmp_path, check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert (
+        "error: --criterion cross_entropy leaves out the reconstruction loss of --memory-type compressive"
+        in done.stdout
+    )
+
+
+# Four processes of fairseq, two of them at a time.
+@pytest.mark.slow
+def test_two_ranks_train_as_one(corpus: Path, tmp_path: Path) -> None:
+    common = [
+        corpus,
+        *COMPRESSIVE,
+        "--criterion",
+        "memory_cross_entropy",
+        "--max-update",
+        12,
+        "--no-save-optimizer-state",
+    ]
+    run("train", *common, "--save-dir", tmp_path / "one")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "fairseq_cli.train", *map(str, common), "--user-dir", USER_DIR]
+    words += (
+        "--batch-size 2 --distributed-world-size 2 --distributed-no-spawn --distributed-backend gloo "
+        f"--ddp-backend legacy_ddp --distributed-init-method tcp://127.0.0.1:{port}"
+    ).split()
+    ranks = [
+        subprocess.Popen(
+            [*words, "--distributed-rank", str(rank), "--save-dir", str(tmp_path / "two")],
+            env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+    assert all(rank.returncode == 0 for rank in ranks), outputs[0][-3000:]
+    assert "training on 2 devices" in outputs[0]
+    one, two = (
+        torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=False)["model"] for name in ("one", "two")
+    )
+    for name, weight in one.items():
+        # Adam divides by the gradient's size, so that what rounding did to a tiny gradient shows in full.
+        torch.testing.assert_close(two[name], weight, rtol=0.0, atol=2e-3)

@@ -1,0 +1,142 @@
+"""Documents: where they begin, and that a memory never reaches into the one before."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import List, Optional
+
+import numpy as np
+import pytest
+import torch
+from bridge import build, dictionary_of
+from commands import Command
+from conftest import TINY, USER_DIR
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import ReferenceConfig, stream_nll
+from reference_weights import random_weights
+from scoring_helpers import losses, reference_losses, text_of
+
+from lamemo_fairseq import documents
+from lamemo_fairseq.config import MemoryLanguageModelingConfig
+from lamemo_fairseq.data import Layout, Segments
+from lamemo_fairseq.documents import Documents, Separator
+from lamemo_fairseq.errors import UsageError
+from lamemo_fairseq.model import LaMemoLanguageModel
+from lamemo_fairseq.protocol import Protocol
+
+PAD, EOS, MARK = 1, 2, 5
+SMALL = ReferenceConfig(vocab_size=11, layers=2, heads=2, head_dim=4, model_dim=6, ffn_dim=10, mem_len=5)
+KINDS = [{}, {"memory": "recurrence", "encoding": "transformer-xl"}, {"memory": "none", "encoding": "transformer-xl"}]
+
+# Lines of words 6 to 10; an empty one is blank.
+texts = st.lists(st.lists(st.integers(MARK, 10), max_size=4), min_size=1, max_size=12)
+separators = st.sampled_from([Separator(EOS), Separator(EOS, MARK), Separator(EOS, EOS)])
+
+
+def with_ends(lines: List[List[int]]) -> List[List[int]]:
+    """As fairseq-preprocess writes lines."""
+    return [[*line, EOS] for line in lines]
+
+
+def plainly(tokens: List[int], separator: Separator) -> List[int]:
+    """The number of each token's document, counted one by one."""
+    numbers, number, before = [], 0, EOS
+    for token in tokens:
+        numbers.append(number)
+        ended = token == separator.symbol if separator.symbol is not None else token == before == EOS
+        number, before = number + ended, token
+    return numbers
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts, separators, st.integers(1, 9), st.integers(0, 50))
+def test_documents_are_numbered_behind_each_separator(lines, separator, chunk, offset) -> None:
+    text = text_of(with_ends(lines))
+    before, documents.CHUNK = documents.CHUNK, chunk  # so that separators fall on both sides of its edges
+    try:
+        found = Documents.find(text, separator)
+    finally:
+        documents.CHUNK = before
+    numbers = plainly(text.span(0, text.total).tolist(), separator)
+    assert found.numbers(0, text.total).tolist() == numbers
+    assert found.firsts(0, text.total).tolist() == [numbers.index(number) for number in numbers]
+    # A rotated text ends with its beginning, which is another document than its end.
+    offset %= text.total
+    turned = found.numbers(offset, offset + text.total).tolist()
+    expected = numbers[offset:] + [number + len(set(numbers)) for number in numbers[:offset]]
+    assert turned == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts, separators)
+def test_inputs_alone_tell_where_documents_begin(lines, separator) -> None:
+    """As generation needs it: a model's inputs are ``</s>``, then the text but its last token."""
+    text = text_of(with_ends(lines))
+    tokens = text.span(0, text.total)
+    ends = separator.ends(tokens[None], torch.tensor([EOS]))[0]
+    begins = Documents.find(text, separator).begins
+    assert (ends.nonzero().flatten() + 1)[: len(begins) - 1].tolist() == begins[1:].tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=12, deadline=None)
+@given(
+    lines=texts,
+    separator=separators,
+    rows=st.integers(1, 2),
+    tokens=st.integers(1, 6),
+    context=st.integers(0, 4),
+)
+def test_losses_are_those_of_the_reference_with_documents(kind, lines, separator, rows, tokens, context) -> None:
+    cfg = replace(SMALL, **kind)
+    weights, dictionary, text = random_weights(cfg), dictionary_of(11), text_of(with_ends(lines))
+    protocol = Protocol(tokens, context, rows, cfg.capacity, separator=separator)
+    found, tally = losses(LaMemoLanguageModel(build(cfg, weights)), text, protocol, dictionary)
+    numbers = torch.tensor(plainly(text.span(0, text.total).tolist(), separator))
+    expected = reference_losses(cfg, weights, text, protocol, EOS, numbers)
+    torch.testing.assert_close(found, expected, atol=1e-11, rtol=0)
+    assert tally.score.scored == text.total
+
+
+def test_a_document_that_begins_with_a_segment_scores_as_if_it_were_alone() -> None:
+    first, second = [[6, 7, 8, 9, 10, 6], []], [[7, 9, 9, 8], [10, 6, 7]]  # 8 and 9 tokens
+    weights, dictionary = random_weights(SMALL), dictionary_of(11)
+    text = text_of(with_ends([*first, *second]))
+    protocol = Protocol(4, memory=5, separator=Separator(EOS))
+    found, tally = losses(LaMemoLanguageModel(build(SMALL, weights)), text, protocol, dictionary)
+    tokens = text.span(0, text.total)
+    alone = stream_nll(SMALL, weights, tokens[None, 7:], [4, 4, 1])[0]  # its first input is the separator's end
+    torch.testing.assert_close(found[8:], alone, atol=1e-11, rtol=0)
+    assert tally.score.cold == 8 + 8, "of each, two segments of four begin with less than five tokens of its own"
+
+
+def test_remembered_counts_the_own_document_only() -> None:
+    text = text_of([[6] * 5 + [EOS], [EOS], [7] * 6 + [EOS]])  # the second document begins at 7
+    found = Documents.find(text, Separator(EOS))
+    segments = Segments(text, Layout.even(text.total, 1, 4), PAD, EOS, found)
+    remembered = [segments.collater([segments[n]])["remembered"][0].tolist() for n in range(4)]
+    assert remembered == [[0] * 4, [4, 4, 4, 0], [1] * 4, [5, 5]]
+    assert segments[1]["documents"].tolist() == [0, 0, 0, 1]
+
+
+def settings_of(data: Path, **changes: Optional[str]) -> MemoryLanguageModelingConfig:
+    return MemoryLanguageModelingConfig(data=str(data), context_window=0, varlen=False, **changes)
+
+
+def test_flags_that_contradict_each_other(corpus: Path) -> None:
+    with pytest.raises(UsageError, match="--document-separator x has no effect with --memory-reset never"):
+        settings_of(corpus, document_separator="x").check()
+    with pytest.raises(UsageError, match="--document-separator absent is not in the dictionary"):
+        Separator.of(dictionary_of(11), "absent")
+
+
+def test_training_clears_memories_too(corpus: Path, tmp_path: Path) -> None:
+    weights = []
+    for name, flags in {"never": [], "document": ["--memory-reset", "document", "--document-separator", "_"]}.items():
+        folder = tmp_path / name
+        base = [corpus, *TINY, "--user-dir", USER_DIR, "--cpu", "--disable-validation", "--save-dir", folder]
+        log = tmp_path / f"{name}.log"
+        Command("train", [*base, "--max-update", 4, "--dropout", 0, *flags], log).succeed()
+        weights.append(torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"])
+    never, word = (np.concatenate([tensor.flatten().numpy() for tensor in one.values()]) for one in weights)
+    assert np.abs(never - word).max() > 1e-4
