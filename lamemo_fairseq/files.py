@@ -129,9 +129,16 @@ def is_whole(path: str) -> bool:
             return True
         try:
             with zipfile.ZipFile(file) as archive:
-                return archive.testzip() is None
+                return not cut_in_comment(path, len(archive.comment)) and archive.testzip() is None
         except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, KeyError):
             return False
+
+
+def cut_in_comment(path: str, held: int) -> bool:
+    """Whether an archive's comment is longer than the ``held`` bytes of it that are there."""
+    with open(path, "rb") as file:
+        file.seek(-held - len(EMPTY), os.SEEK_END)
+        return int.from_bytes(file.read(len(EMPTY)), "little") != held
 
 
 def checksum(file: BinaryIO, length: int) -> int:
