@@ -63,10 +63,11 @@ def test_generate_continues_blocks(printed: str, corpus: Path, checkpoint: Path)
     lm = LaMemoLanguageModel.from_pretrained(
         str(checkpoint.parent), checkpoint.name, data_name_or_path=str(corpus), bpe="text_characters"
     )
+    whole = [symbol if symbol in lm.src_dict else "<unk>" for symbol in whole]
     for number in (2, 3):
         begin = number * 48
         assert given[number][0] == as_text(whole[begin : begin + 40])
-        assert real[number][0] == as_text(whole[begin : begin + 48])
+        assert real[number][0].replace("<<unk>>", "<unk>") == as_text(whole[begin : begin + 48])
         symbols = written[number][1].split()
         assert symbols[:40] == whole[begin : begin + 40] and len(symbols) == 240
         assert plain[number][1] == as_text(symbols)
