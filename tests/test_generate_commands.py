@@ -44,8 +44,9 @@ def lines(output: str, kind: str) -> Dict[int, List[str]]:
 
 
 def as_text(symbols: List[str]) -> str:
-    """Characters as plain text, in which line ends are shown."""
-    return "</s>".join(decode_characters(part) for part in " ".join(symbols).split("</s>"))
+    """Characters as plain text, in which line ends and unknown symbols are shown."""
+    parts = re.split("(</s>|<unk>)", " ".join(symbols))
+    return "".join(part if part in ("</s>", "<unk>") else decode_characters(part) for part in parts)
 
 
 def halves(output: str) -> "tuple[str, str]":
