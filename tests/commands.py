@@ -40,11 +40,15 @@ def start_server() -> None:
         os.environ.update(before)
 
 
-def run_command(module: str, arguments: Sequence[str], output: str, environment: Dict[str, str]) -> None:
-    """In the fork: the command ``module`` with ``arguments``, its output in a file."""
+def run_command(
+    module: str, arguments: Sequence[str], output: str, environment: Dict[str, str], stdin: Optional[str]
+) -> None:
+    """In the fork: the command ``module`` with ``arguments``, its output in a file, its input from one."""
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    if stdin is not None:
+        sys.stdin = open(stdin, encoding="utf-8")
     # What the server has imported holds its own streams, which write to the same numbers.
     os.environ.update(environment)
     sys.argv = [module, *arguments]
@@ -73,12 +77,20 @@ def run_command(module: str, arguments: Sequence[str], output: str, environment:
 class Command:
     """A running command of fairseq (``train``, ``preprocess``, ``eval_lm`` ...)."""
 
-    def __init__(self, module: str, arguments: Sequence[str], output: Path, **environment: str) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        output: Path,
+        stdin: Optional[Path] = None,
+        **environment: str,
+    ) -> None:
         self.output = output
         self.start = len(self.text())
         start_server()
         self.process = context.Process(
-            target=run_command, args=(module, [str(a) for a in arguments], str(output), environment)
+            target=run_command,
+            args=(module, [str(a) for a in arguments], str(output), environment, stdin and str(stdin)),
         )
         self.process.start()
 

@@ -4,8 +4,11 @@ from argparse import Namespace
 from pathlib import Path
 
 import fairseq_cli.eval_lm  # noqa: F401
+import fairseq_cli.generate  # noqa: F401
+import fairseq_cli.interactive  # noqa: F401
 import fairseq_cli.preprocess  # noqa: F401
 import fairseq_cli.train  # noqa: F401
+import fairseq_cli.validate  # noqa: F401
 import torch._dynamo  # noqa: F401  (comes with the first optimizer)
 from fairseq import utils
 
