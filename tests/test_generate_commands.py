@@ -9,7 +9,8 @@ from typing import Dict, List
 
 import pytest
 import torch
-from conftest import ROOT, USER_DIR, run
+from commands import PLUGIN, ROOT
+from conftest import run
 from corpus import decode_characters, encode_characters
 from fairseq_cli import interactive
 
@@ -103,7 +104,7 @@ def test_a_seed_repeats(corpus: Path, checkpoint: Path, printed: str) -> None:
 
 def typed(monkeypatch, corpus: Path, checkpoint: Path, *flags: object) -> str:
     """The line that ends fairseq-interactive with these flags."""
-    words = ["fairseq-interactive", corpus, "--user-dir", USER_DIR, "--task", "memory_language_modeling", "--cpu"]
+    words = ["fairseq-interactive", corpus, "--user-dir", PLUGIN, "--task", "memory_language_modeling", "--cpu"]
     words += ["--path", checkpoint, "--tokens-per-sample", 16, "--beam", 1, *flags]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
     with pytest.raises(Exception) as error:

@@ -1,12 +1,15 @@
 """The Python interface, on a model that fairseq-train wrote."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from commands import ROOT
+from fairseq.data import Dictionary, encoders
 
 from lamemo_fairseq import LaMemoLanguageModel
+from lamemo_fairseq.dictionaries import identify
 from lamemo_fairseq.errors import UsageError
 from lamemo_fairseq.hub import TextInterface
 from lamemo_fairseq.streams import Stream
@@ -75,6 +78,29 @@ def test_prompts_of_unequal_length(lm: TextInterface) -> None:
 def test_text_survives(lm: TextInterface) -> None:
     for text in ("a b", " a\n\n b ", "a class\n"):
         assert lm.decode(lm.encode(text)) == text
+
+
+def test_words_go_through_moses_and_fastbpe(tmp_path: Path, checkpoint: Path) -> None:
+    """Raw text in, raw text out, by fairseq's own encoders; the model is the tiny one with other symbols."""
+    pytest.importorskip("fastBPE")
+    (tmp_path / "codes").write_text("t h 9\nth e</w> 8\no u 7\n")
+    text = "The cat isn't here, said the other."
+    tokenizer = encoders.build_tokenizer(Namespace(tokenizer="moses", source_lang="en", target_lang="en"))
+    bpe = encoders.build_bpe(Namespace(bpe="fastbpe", bpe_codes=str(tmp_path / "codes")))
+    symbols = bpe.encode(tokenizer.encode(text)).split()
+    assert "the" in symbols and "&apos;@@" not in symbols and any(symbol.endswith("@@") for symbol in symbols)
+    state = torch.load(checkpoint, weights_only=True)
+    known = list(dict.fromkeys(symbols))
+    size = state["model"]["decoder.embed_tokens.weight"].size(0) - 4
+    known += [f"filler{number}" for number in range(size - len(known))]
+    (tmp_path / "dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in known))
+    state["task_state"]["dictionary"] = identify(Dictionary.load(str(tmp_path / "dict.txt")))
+    torch.save(state, tmp_path / "model.pt")
+    flags = {"tokenizer": "moses", "bpe": "fastbpe", "bpe_codes": str(tmp_path / "codes")}
+    lm = LaMemoLanguageModel.from_pretrained(str(tmp_path), **flags)
+    assert [lm.src_dict[token] for token in lm.encode(text)] == symbols
+    assert lm.decode(lm.encode(text)) == text
+    assert lm.sample(text, max_len_b=5).startswith(text[:-1])
 
 
 @pytest.mark.parametrize(
