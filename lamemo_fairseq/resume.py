@@ -17,7 +17,7 @@ from fairseq.data import iterators
 from fairseq.optim import AMPOptimizer
 
 from .data import Layout, Segments
-from .gather import memory_to_first
+from .gather import memory_to_first, rank
 from .memory import MemoryState
 from .streams import Kept, Stream
 
@@ -73,10 +73,12 @@ class StreamIterator(iterators.EpochBatchIterator):
         if not self.save_memory or self.end_of_epoch():
             return
         assert len(self.stream.kept) <= 1, "only the model that is trained reads the training text"
-        for reader, kept in self.stream.kept.items():
-            memory = memory_to_first(kept)
-            if memory is not None:
-                self.gathered = {**memory, "made_with": reader.memory.made_with}
+        reader, kept = next(iter(self.stream.kept.items()), (None, None))
+        memory = memory_to_first(kept)
+        if memory is not None and reader is not None:
+            self.gathered = {**memory, "made_with": reader.memory.made_with}
+        elif rank() == 0:
+            logger.warning("the ranks' memories differ in length, so this checkpoint holds none")
 
     def state_dict(self) -> Dict[str, Any]:
         """Position and memory, of tensors and plain numbers only."""

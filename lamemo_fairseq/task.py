@@ -2,17 +2,17 @@
 
 import logging
 import os
+from functools import partial
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils
 from fairseq.logging import metrics
-from fairseq.optim import AMPOptimizer
 from fairseq.tasks import register_task
 from torch import Tensor
 
-from . import gather, monitor
+from . import gather, monitor, updates
 from .announce import conclude
 from .config import MemoryLanguageModelingConfig
 from .criterion import check_criterion
@@ -26,6 +26,7 @@ from .protocol import Protocol
 from .resume import StreamIterator
 from .scoring import Accounted, Tally
 from .segments import varied
+from .shortage import survive
 from .streams import Stream, attach
 from .symbols import TextDictionary
 
@@ -230,30 +231,16 @@ class MemoryLanguageModelingTask(GenerationHooks):
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
         """One micro-batch. Its memory counts once :meth:`optimizer_step` says that the update was made."""
         if not ignore_grad:  # the trainer's dummy batch belongs to no stream
-            stream = self.stream(sample["stream"])
-            if not stream.kept and not stream.pending:
-                monitor.check_room(model.decoder, sample["target"])
-            if stream.resumption is not None:
-                stream.resumption.finish(stream, model, optimizer)
-                stream.resumption = None
-            # The trainer clears all gradients before an update's first micro-batch, and after lack of memory.
-            if not any(p.grad is not None for p in model.parameters()):
-                stream.begin_update()
-            sample = attach(sample, stream)
-        loss, sample_size, output = super().train_step(
-            sample, model, criterion, optimizer, update_num, ignore_grad, **extra
-        )
+            sample = updates.prepare(sample, self.stream(sample["stream"]), model, optimizer)
+        step = partial(super().train_step, model=model, criterion=criterion, optimizer=optimizer, update_num=update_num)
+        loss, sample_size, output = survive(partial(step, **extra), sample, optimizer, ignore_grad)
         return loss, sample_size, {**output, **monitor.observe(self.stream(sample["stream"]), loss.device)}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """The update is made: what it read enters the memory."""
-        scale = optimizer.scaler.get_scale() if isinstance(optimizer, AMPOptimizer) else 0.0
-        super().optimizer_step(optimizer, model, update_num)
-        # After an overflow most optimizers do not come here; this one does, lowers its scale and makes no step.
-        if isinstance(optimizer, AMPOptimizer) and optimizer.scaler.get_scale() < scale:
-            return
-        for stream in self.streams.values():
-            stream.commit()
+        if updates.was_made(partial(super().optimizer_step, optimizer, model, update_num), optimizer):
+            for stream in self.streams.values():
+                stream.commit()
 
     def valid_step(self, sample: Dict[str, Any], model: Any, criterion: Any) -> Tuple[Tensor, int, Dict[str, Any]]:
         """One batch of a validation subset, which has a memory of its own."""
