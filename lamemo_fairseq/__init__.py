@@ -1,6 +1,6 @@
 """LaMemo and its relatives for fairseq: importing this package registers the model and the task."""
 
-from . import criterion, hooks, messages, model, task
+from . import characters, criterion, hooks, messages, model, task
 from .criterion import MemoryCrossEntropyCriterion
 from .model import LaMemoLanguageModel
 from .task import MemoryLanguageModelingTask
@@ -12,6 +12,7 @@ __all__ = [
     "LaMemoLanguageModel",
     "MemoryCrossEntropyCriterion",
     "MemoryLanguageModelingTask",
+    "characters",
     "criterion",
     "hooks",
     "messages",

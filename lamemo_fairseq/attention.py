@@ -21,12 +21,23 @@ from .probe import LayerProbe
 class Cache:
     """Keys and values of an open segment, for decoding: those of the memory, then one by one its own.
 
-    ``distances`` are the projected encodings, which depend on weights alone.
+    ``distances`` are the projected encodings, which depend on weights alone; row ``nearest`` is that of distance 0.
     """
 
     def __init__(self, room: int) -> None:
-        self.keys, self.values = Buffer(room, dim=2), Buffer(room, dim=2)  # [B, H, room, d]
+        # [B, H, room, d] and [B, H, d, room]: a single query reads both along their rows.
+        self.keys, self.values = Buffer(room, dim=2), Buffer(room, dim=3)
         self.distances: Optional[Distances] = None
+        self.nearest = room
+        self.turned: Optional[Tensor] = None
+
+    def falling(self) -> Tensor:
+        """The distances' keys as single tokens read them, [H, d, S]."""
+        if self.turned is None:
+            assert self.distances is not None and self.keys.tensor is not None
+            H, d = self.keys.tensor.size(1), self.keys.tensor.size(3)
+            self.turned = self.distances.keys.unflatten(-1, (H, d)).permute(1, 2, 0).contiguous()
+        return self.turned
 
     def select(self, order: Tensor) -> None:
         """Streams in another order."""
@@ -134,7 +145,8 @@ class RelativeAttention(nn.Module):
         keys, values = self.kv_proj(h).chunk(2, dim=-1)
         keys, values = self.split(keys), self.split(values)
         if cache is not None:
-            keys, values = cache.keys.append(keys), cache.values.append(values)
+            keys = cache.keys.append(keys)
+            values = cache.values.append(values.transpose(-2, -1)).transpose(-2, -1)
         distances = self.project_distances(plan, cache)
         first = memory if carried is None else 0
         queries = self.split(self.q_proj(h[:, first:])) * self.head_dim**-0.5

@@ -29,6 +29,17 @@ class Buffer:
         self.length += count
         return self.tensor.narrow(self.dim, 0, self.length)
 
+    def slot(self) -> Tensor:
+        """The next row, to be written; it counts as filled from now on."""
+        assert self.tensor is not None and self.length < self.room
+        self.length += 1
+        return self.tensor.select(self.dim, self.length - 1)
+
+    def flat(self) -> Tensor:
+        """All room of a [B, H, ., .] tensor, streams and heads as one dimension."""
+        assert self.tensor is not None
+        return self.tensor.flatten(0, 1)
+
     def filled(self) -> Tensor:
         """Everything so far, as a view."""
         assert self.tensor is not None

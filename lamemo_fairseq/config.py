@@ -237,7 +237,8 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "evaluation with several streams or shards: tokens that each but the first reads before its "
-            "own, unscored (default: the memory length; 0: every stream starts cold)"
+            "own, unscored (default: the memory length plus the context window, which fill the memory; 0: every "
+            "stream starts cold)"
         },
     )
     sample_break_mode: BREAK_MODES = field(  # type: ignore[valid-type]
@@ -256,6 +257,18 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
         default=None, metadata={"help": "write what is logged to this file too, as comma-separated values"}
     )
     log_interval: int = II("common.log_interval")
+    stop_at_eos: bool = field(
+        default=False, metadata={"help": "generation: a </s> ends the text (default: documents go on)"}
+    )
+    carry_memory: bool = field(
+        default=False,
+        metadata={"help": "fairseq-generate: each prompt continues from the memory of all text before it in the split"},
+    )
+    prompt_blocks: Optional[str] = field(
+        default=None,
+        metadata={"help": "fairseq-generate: blocks of the split to continue, FIRST:END or one number (default: all)"},
+    )
+    prefix_size: int = II("generation.prefix_size")
     seed: int = II("common.seed")
     context_window: int = II("eval_lm.context_window")
     batch_size: Optional[int] = II("dataset.batch_size")

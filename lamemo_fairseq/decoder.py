@@ -5,7 +5,7 @@ Letters as in ``ops.py``. Fairseq calls it in three ways: with a stream whose me
 """
 
 from dataclasses import replace
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from .memory import KINDS, MemoryState, SegmentRecord
 from .ops import softmax_dtype
 from .positions import Plan, Positions
 from .probe import Probe
+from .steps import step_layers
 from .streams import Stream
 from .vocabulary import adaptive_head, embedding
 
@@ -123,7 +124,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         """
         if incremental_state is not None:
             x = self.extend(prev_output_tokens, incremental_state)
-            extra: Dict[str, Any] = {}
+            extra: Dict[str, Any] = {"attn": None}  # fairseq's own generator looks for it
         else:
             x, extra = self.read(prev_output_tokens, stream, segment, advance, documents, probe)
         if targets is not None:
@@ -217,6 +218,8 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             if continued:
                 recall = recall.reread()
             cache = None if opened is None else opened.caches[number]
+            if opened is not None:
+                opened.cached &= recall.beyond is None
             record.inputs.append(x.detach())
             wants = self.memory.wants_attention(number), self.memory.wants_usage(number)
             look = None if probe is None else probe.layer(number)
@@ -240,13 +243,20 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             opened = self.open(tokens.size(0))
             incremental_state[STATE_KEY] = opened
         top = None
-        while opened.read < tokens.size(1):
-            if opened.is_full:
-                opened.close(self.memory)
-            chunk = tokens[:, opened.read : opened.read + opened.room - opened.length]
-            top = self.extend_chunk(chunk, opened)
+        for features in self.read_on(tokens[:, opened.read :], opened):
+            top = features
         assert top is not None, "no new token was given"
         return top[:, -1:]
+
+    def read_on(self, tokens: Tensor, opened: OpenSegment) -> Iterator[Tensor]:
+        """Reads tokens [B, n] behind those that were read; features [B, n', D] of one (part of a) segment each."""
+        start = 0
+        while start < tokens.size(1):
+            if opened.is_full:
+                opened.close(self.memory)
+            chunk = tokens[:, start : start + opened.room - opened.length]
+            yield self.extend_chunk(chunk, opened)
+            start += chunk.size(1)
 
     def open(self, streams: int, state: Optional[MemoryState] = None) -> OpenSegment:
         """A segment that waits for its first token, behind ``state`` (default: an empty memory)."""
@@ -257,10 +267,20 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
     def extend_chunk(self, tokens: Tensor, opened: OpenSegment) -> Tensor:
         """Reads tokens [B, n] that fit into the open segment; features [B, n, D]."""
         x = self.embed(tokens, opened.length)
+        if tokens.size(1) == 1 and self.can_step(opened):
+            if opened.weights is None:
+                opened.weights = step_layers(self.layers, self.biases)
+            return opened.step(x.squeeze(1), opened.weights, self.positions.reach).unsqueeze(1)
         plan = self.plan(x, opened.state, None, before=opened.length, room=opened.room)
         done = self.climb(x, opened.state, plan, opened=opened)
         opened.take(done.record)
         return done.top
+
+    def can_step(self, opened: OpenSegment) -> bool:
+        """Whether a single token may go through ``steps.py``: what it reads is all in the caches of keys."""
+        counted = any(self.memory.wants_usage(layer) for layer in range(len(self.layers)))
+        learned = self.positions.encoding == "shaw"
+        return opened.length > 0 and opened.cached and not (self.training or counted or learned)
 
     def reorder_incremental_state(self, incremental_state: Dict[str, Any], new_order: Tensor) -> None:
         """Moves everything that a stream keeps to its new place; the identity costs nothing."""

@@ -62,7 +62,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--stream-warmup",
         type=int,
         metavar="W",
-        help="unscored tokens before each row but the first's own (default: M)",
+        help="unscored tokens before each row but the first's own (default: M + C)",
     )
     add("--memory-reset", choices=list(MEMORY_RESETS), default="never", help="where a row's memory is cleared")
     add("--document-separator", metavar="SYMBOL", help="what ends a document (default: a blank line)")

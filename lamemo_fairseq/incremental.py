@@ -14,6 +14,7 @@ from .attention import Cache
 from .buffers import Buffer
 from .memory import Memory, MemoryState, SegmentRecord
 from .ops import Attention
+from .steps import StepLayer
 
 
 def is_identity(order: Tensor, streams: int) -> bool:
@@ -33,6 +34,7 @@ class OpenSegment:
     def __init__(self, state: MemoryState, room: int, layers: int) -> None:
         self.room, self.layers = room, layers
         self.read = 0  # tokens of the whole text
+        self.weights: Optional[List[StepLayer]] = None  # as single tokens read them
         self.begin(state)
 
     def begin(self, state: MemoryState) -> None:
@@ -47,6 +49,7 @@ class OpenSegment:
         self.lses: List[Buffer] = [Buffer(total, dim=2) for _ in range(self.layers)]
         self.keeps: List[bool] = [False] * self.layers
         self.usage: List[Optional[Tensor]] = [None] * self.layers
+        self.cached = True  # whether what a token reads is all in the caches
 
     @property
     def is_full(self) -> bool:
@@ -71,6 +74,16 @@ class OpenSegment:
         self.length += count
         self.read += count
 
+    def step(self, x: Tensor, weights: List[StepLayer], reach: Optional[int]) -> Tensor:
+        """One further token through all layers: embeddings [B, D] -> features [B, D]. ``reach`` as in positions."""
+        self.embeddings.slot().copy_(x)
+        for number, layer in enumerate(weights):
+            self.inputs[number].slot().copy_(x)
+            x = layer.read(x, self.caches[number], reach, self.outputs[number], self.lses[number], self.keeps[number])
+        self.length += 1
+        self.read += 1
+        return x
+
     def record(self) -> SegmentRecord:
         """The segment so far, as if it had been read at once."""
         kept: List[Optional[Attention]] = [
@@ -84,9 +97,12 @@ class OpenSegment:
         self.begin(memory.absorb(self.state, self.record(), self.length))
 
     def reorder(self, order: Tensor) -> None:
-        """Streams in another order: ``order`` [B'] of stream numbers."""
-        if self.embeddings.tensor is None or is_identity(order, self.embeddings.tensor.size(0)):
-            return
+        """Streams in another order: ``order`` [B'] of stream numbers; the identity costs nothing."""
+        if self.embeddings.tensor is not None and not is_identity(order, self.embeddings.tensor.size(0)):
+            self.select(order)
+
+    def select(self, order: Tensor) -> None:
+        """Streams in another order, or some of them, or some more than once."""
         self.state = self.state.select(order)
         for buffer in [self.embeddings, *self.inputs, *self.outputs, *self.lses]:
             buffer.select(order)

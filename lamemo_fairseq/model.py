@@ -14,6 +14,7 @@ from torch import Tensor
 from .config import LaMemoConfig
 from .decoder import LaMemoDecoder
 from .errors import UsageError
+from .hub import TextInterface, from_pretrained
 from .presets import PRESETS
 from .task import MemoryLanguageModelingTask
 
@@ -60,6 +61,17 @@ class LaMemoLanguageModel(FairseqLanguageModel):
         if sample is not None and "tally" in sample:
             sample["tally"].note(probabilities, sample["target"], log_probs)
         return probabilities
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        model_name_or_path: str,
+        checkpoint_file: Optional[str] = None,
+        data_name_or_path: Optional[str] = None,
+        **overrides: Any,
+    ) -> TextInterface:
+        """A trained model that samples, scores and streams text: see ``hub.py``."""
+        return from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **overrides)
 
     def load_state_dict(
         self,

@@ -78,7 +78,7 @@ def check_room(reader: Any, tokens: Tensor) -> None:
     Beside itself: a segment's new memory is made while the old one is still held.
     """
     memory = reader.memory
-    row = memory.empty(1, reader.embed_tokens.weight)
+    row = memory.empty(1, next(reader.layers.parameters()))
     sizes = [[memory.mem_len if size == 0 else size for size in tensor.shape] for tensor in row.tensors.values()]
     widths = [tensor.element_size() for tensor in row.tensors.values()]
     held = tokens.size(0) * sum(int(torch.Size(size).numel()) * width for size, width in zip(sizes, widths))

@@ -22,7 +22,8 @@ class Protocol:
         context: tokens before them that it reads once more (``--context-window``).
         rows: rows that are read side by side (``--batch-size``).
         memory: tokens that a full memory holds.
-        warmup: tokens that a row reads before its own (``--stream-warmup``); None: ``memory``.
+        warmup: tokens that a row reads before its own (``--stream-warmup``); None: what fills the memory before the
+            first of its own segments, ``memory + context``.
         shards: parts into which the rows are dealt, one to a process.
         shard: which of them.
         alone: each line is read with an empty memory (``--sample-break-mode eos``).
@@ -60,7 +61,7 @@ class Protocol:
         pad, eos = dictionary.pad(), dictionary.eos()
         if self.alone:
             return Sentences(text, self.rows, self.tokens, self.context, pad, eos)
-        warmup = self.memory if self.warmup is None else self.warmup
+        warmup = self.memory + self.context if self.warmup is None else self.warmup
         layout = Layout.even(text.total, self.rows * self.shards, self.tokens, self.context, warmup)
         documents = None if self.separator is None else Documents.find(text, self.separator)
         return Segments(text, layout, pad, eos, documents)

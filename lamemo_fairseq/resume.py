@@ -17,7 +17,7 @@ from fairseq.data import iterators
 from fairseq.optim import AMPOptimizer
 
 from .data import Layout, Segments
-from .gather import memory_to_first
+from .gather import memory_to_first, rank
 from .memory import MemoryState
 from .streams import Kept, Stream
 
@@ -73,10 +73,12 @@ class StreamIterator(iterators.EpochBatchIterator):
         if not self.save_memory or self.end_of_epoch():
             return
         assert len(self.stream.kept) <= 1, "only the model that is trained reads the training text"
-        for reader, kept in self.stream.kept.items():
-            memory = memory_to_first(kept)
-            if memory is not None:
-                self.gathered = {**memory, "mem_len": reader.memory.mem_len}
+        reader, kept = next(iter(self.stream.kept.items()), (None, None))
+        memory = memory_to_first(kept)
+        if memory is not None and reader is not None:
+            self.gathered = {**memory, "made_with": reader.memory.made_with}
+        elif rank() == 0:
+            logger.warning("the ranks' memories differ in length, so this checkpoint holds none")
 
     def state_dict(self) -> Dict[str, Any]:
         """Position and memory, of tensors and plain numbers only."""
@@ -120,6 +122,11 @@ def differences(saved: Dict[str, Any], now: Dict[str, Any]) -> List[str]:
     if saved["offset"] != now["offset"]:
         found.append("another beginning (--random-offset, --seed)")
     return found
+
+
+def flag(name: str) -> str:
+    """A field of the configuration, as the command line spells it."""
+    return name.replace("_", "-")
 
 
 def same_place(saved: Dict[str, Any], layout: Layout) -> int:
@@ -167,8 +174,11 @@ class Resumption:
     def finish(self, stream: Stream, model: Any, optimizer: Any) -> None:
         """Fills the memory of ``stream`` for ``model``: as saved, or by reading the segments before once more."""
         reader = model.decoder
-        if self.memory is not None and self.memory["mem_len"] != reader.memory.mem_len:
-            self.changes = [f"--mem-len {reader.memory.mem_len} (was {self.memory['mem_len']})"]
+        made_with = reader.memory.made_with
+        if self.memory is not None and self.memory["made_with"] != made_with:
+            saved = self.memory["made_with"]
+            changed = [name for name in made_with if saved.get(name) != made_with[name]]
+            self.changes = [f"--{flag(name)} {made_with[name]} (was {saved.get(name)})" for name in changed]
             self.memory = None
         where = (
             f"resume: epoch {self.iterator.epoch}, segment {self.segment} of {self.iterator.dataset.layout.segments}"
@@ -180,7 +190,7 @@ class Resumption:
         if self.segment == 0 and not self.changes:
             logger.info("%s, the beginning: no memory is needed", where)
             return
-        batches = self.iterator.batches_before(self.segment, reader.memory.mem_len)
+        batches = self.iterator.batches_before(self.segment, reader.memory.span)
         logger.warning(
             "%s (was %d): %s. Memory is refilled by replaying %d segments: close to what it was, not exactly",
             where,

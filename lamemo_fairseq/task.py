@@ -2,17 +2,17 @@
 
 import logging
 import os
-from typing import Any, Dict, List, Optional, Tuple
+from functools import partial
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils
 from fairseq.logging import metrics
-from fairseq.optim import AMPOptimizer
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from torch import Tensor
 
-from . import gather, monitor
+from . import gather, monitor, updates
 from .announce import conclude
 from .config import MemoryLanguageModelingConfig
 from .criterion import check_criterion
@@ -20,17 +20,21 @@ from .data import Layout, Segments, Text, rotation, rows_for
 from .dictionaries import check_same, identify
 from .documents import Documents, Separator
 from .errors import UsageError
+from .generation_hooks import GenerationHooks
+from .prompts import PromptLines, warn_of_other_segments
 from .protocol import Protocol
 from .resume import StreamIterator
 from .scoring import Accounted, Tally
 from .segments import varied
+from .shortage import survive
 from .streams import Stream, attach
+from .symbols import TextDictionary
 
 logger = logging.getLogger(__name__)
 
 
 @register_task("memory_language_modeling", dataclass=MemoryLanguageModelingConfig)
-class MemoryLanguageModelingTask(FairseqTask):
+class MemoryLanguageModelingTask(GenerationHooks):
     """Language modeling over text that is read in order, so that a model can remember it."""
 
     cfg: MemoryLanguageModelingConfig
@@ -88,8 +92,15 @@ class MemoryLanguageModelingTask(FairseqTask):
             return None
         return Separator.of(self.dictionary, self.cfg.document_separator)
 
-    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **unused: Any) -> None:
-        """Loads a split as one text. Of several data directories, each epoch takes the next."""
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Optional[Any] = None, **unused: Any
+    ) -> None:
+        """Loads a split as one text. Of several data directories, each epoch takes the next.
+
+        ``task_cfg`` is the task of the checkpoint that a command has loaded.
+        """
+        if self.cfg.prefix_size > 0 and task_cfg is not None:
+            warn_of_other_segments(self.cfg.tokens_per_sample, task_cfg)
         paths = utils.split_paths(self.cfg.data)
         path = os.path.join(paths[(epoch - 1) % len(paths)], split)
         if not os.path.isfile(f"{path}.bin"):
@@ -105,7 +116,7 @@ class MemoryLanguageModelingTask(FairseqTask):
 
     def get_batch_iterator(  # type: ignore[override]
         self,
-        dataset: Text,
+        dataset: Union[Text, PromptLines],
         max_tokens: Optional[int] = None,
         max_sentences: Optional[int] = None,
         seed: int = 1,
@@ -118,13 +129,18 @@ class MemoryLanguageModelingTask(FairseqTask):
     ) -> StreamIterator:
         """Batches of ``max_sentences`` rows, segment after segment, never shuffled.
 
-        Rank ``shard_id`` reads its own rows; all ranks together read every token once.
+        Rank ``shard_id`` reads its own rows; all ranks together read every token once. Only ``fairseq-generate``
+        has a ``--prefix-size``: its batches are prompts.
         """
         if str(self.cfg.sample_break_mode) == "eos":
             raise UsageError(
                 "--sample-break-mode eos scores independent sentences with fairseq-eval-lm: leave it out here, "
                 "where text is read in order, or clear the memory with --memory-reset document"
             )
+        if isinstance(dataset, PromptLines):
+            return self.typed_prompts(dataset, max_sentences)
+        if self.cfg.prefix_size > 0:
+            return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample
         rows = rows_for(max_sentences, max_tokens, tokens)
         rotates = self.cfg.random_offset and dataset.name == "train"
@@ -215,30 +231,16 @@ class MemoryLanguageModelingTask(FairseqTask):
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
         """One micro-batch. Its memory counts once :meth:`optimizer_step` says that the update was made."""
         if not ignore_grad:  # the trainer's dummy batch belongs to no stream
-            stream = self.stream(sample["stream"])
-            if not stream.kept and not stream.pending:
-                monitor.check_room(model.decoder, sample["target"])
-            if stream.resumption is not None:
-                stream.resumption.finish(stream, model, optimizer)
-                stream.resumption = None
-            # The trainer clears all gradients before an update's first micro-batch, and after lack of memory.
-            if not any(p.grad is not None for p in model.parameters()):
-                stream.begin_update()
-            sample = attach(sample, stream)
-        loss, sample_size, output = super().train_step(
-            sample, model, criterion, optimizer, update_num, ignore_grad, **extra
-        )
+            sample = updates.prepare(sample, self.stream(sample["stream"]), model, optimizer)
+        step = partial(super().train_step, model=model, criterion=criterion, optimizer=optimizer, update_num=update_num)
+        loss, sample_size, output = survive(partial(step, **extra), sample, optimizer, ignore_grad)
         return loss, sample_size, {**output, **monitor.observe(self.stream(sample["stream"]), loss.device)}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """The update is made: what it read enters the memory."""
-        scale = optimizer.scaler.get_scale() if isinstance(optimizer, AMPOptimizer) else 0.0
-        super().optimizer_step(optimizer, model, update_num)
-        # After an overflow most optimizers do not come here; this one does, lowers its scale and makes no step.
-        if isinstance(optimizer, AMPOptimizer) and optimizer.scaler.get_scale() < scale:
-            return
-        for stream in self.streams.values():
-            stream.commit()
+        if updates.was_made(partial(super().optimizer_step, optimizer, model, update_num), optimizer):
+            for stream in self.streams.values():
+                stream.commit()
 
     def valid_step(self, sample: Dict[str, Any], model: Any, criterion: Any) -> Tuple[Tensor, int, Dict[str, Any]]:
         """One batch of a validation subset, which has a memory of its own."""
@@ -284,6 +286,6 @@ def load_dictionary(data: Optional[str]) -> Dictionary:
         raise UsageError(
             f"data directory {os.path.dirname(path)} has no dict.txt: name the one that fairseq-preprocess made"
         )
-    dictionary = Dictionary.load(path)
+    dictionary = TextDictionary.load(path)
     logger.info("dictionary: %d types", len(dictionary))
     return dictionary

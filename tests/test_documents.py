@@ -131,19 +131,12 @@ def test_flags_that_contradict_each_other(corpus: Path) -> None:
 
 
 def test_training_clears_memories_too(corpus: Path, tmp_path: Path) -> None:
-    """With a separator that ends nearly every document, the loss is another one from the first update on that has a
-    memory; with one that never comes it is the same, bit for bit.
-    """
     weights = []
-    for name, flags in {
-        "never": [],
-        "end": ["--memory-reset", "document", "--document-separator", "_"],
-        "blank": ["--memory-reset", "document"],
-    }.items():
+    for name, flags in {"never": [], "document": ["--memory-reset", "document", "--document-separator", "_"]}.items():
         folder = tmp_path / name
-        base = [corpus, *TINY, "--user-dir", USER_DIR, "--cpu", "--max-update", 4, "--save-dir", folder]
-        Command("train", [*base, "--dropout", 0, *flags], tmp_path / f"{name}.log").succeed()
+        base = [corpus, *TINY, "--user-dir", USER_DIR, "--cpu", "--disable-validation", "--save-dir", folder]
+        log = tmp_path / f"{name}.log"
+        Command("train", [*base, "--max-update", 4, "--dropout", 0, *flags], log).succeed()
         weights.append(torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"])
-    never, word, blank = (np.concatenate([t.flatten().numpy() for t in one.values()]) for one in weights)
+    never, word = (np.concatenate([tensor.flatten().numpy() for tensor in one.values()]) for one in weights)
     assert np.abs(never - word).max() > 1e-4
-    assert np.abs(never - blank).max() > 1e-6, "Python's topics have blank lines"

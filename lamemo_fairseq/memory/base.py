@@ -137,6 +137,8 @@ class Memory(nn.Module):
         super().__init__()
         self.mem_len, self.layers, self.dim = cfg.mem_len, cfg.decoder_layers, cfg.decoder_embed_dim
         self.heads, self.head_dim = cfg.decoder_attention_heads, cfg.head_dim
+        #: flags with which a saved state must have been made to be continued
+        self.made_with = {name: str(getattr(cfg, name)) for name in ("memory_type", "mem_len", *self.flags)}
 
     @classmethod
     def check(cls, cfg: "LaMemoConfig") -> None:
@@ -154,7 +156,7 @@ class Memory(nn.Module):
 
     @property
     def span(self) -> int:
-        """Tokens of the past that a full memory holds."""
+        """Tokens of text of which a full memory holds something."""
         return self.mem_len
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:

@@ -1,0 +1,110 @@
+"""One token at a time through an open segment: what ``Layer`` computes, without what only whole segments need.
+
+A step reads every weight and every cached key once, so memory traffic is its cost. Here a layer is some fifteen
+calls on whole tensors: no plan, no mask (a new token sees all that is cached), no copies of what is cached, queries,
+keys and values from one product. Letters as in ``ops.py``; T keys, the new token's own included.
+"""
+
+from dataclasses import dataclass
+from typing import Iterable, List, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import Biases, Cache
+from .buffers import Buffer
+from .layer import Layer
+from .ops import softmax_dtype
+
+
+def turned(weight: Tensor) -> Tensor:
+    """A weight [out, in] as [in, out]. Products with few rows read that layout faster on a CPU; a GPU reads both."""
+    return weight.t().contiguous() if weight.device.type == "cpu" else weight.t()
+
+
+@dataclass(frozen=True)
+class StepLayer:
+    """One layer's weights as a step reads them.
+
+    Attributes:
+        layer: whose weights.
+        qkv: [D, 3 * H * d], queries scaled by 1 / sqrt(d).
+        vectors: [2, 1, H, d], content and position vectors towards the past, scaled alike; None with absolute
+            positions.
+        out, inner, outer: [H * d, D], [D, F], [F, D].
+    """
+
+    layer: Layer
+    qkv: Tensor
+    vectors: Optional[Tensor]
+    out: Tensor
+    inner: Tensor
+    outer: Tensor
+
+    @staticmethod
+    def of(layer: Layer, biases: Biases) -> "StepLayer":
+        """A layer's weights."""
+        attention, scale = layer.attention, layer.attention.head_dim**-0.5
+        vectors = None
+        if attention.r_proj is not None:
+            content, position = biases.left()
+            assert content is not None and position is not None
+            vectors = torch.stack([content, position]).unsqueeze(1) * scale
+        return StepLayer(
+            layer,
+            turned(torch.cat([attention.q_proj.weight * scale, attention.kv_proj.weight])),
+            vectors,
+            turned(attention.out_proj.weight),
+            turned(layer.feed_forward.fc1.weight),
+            turned(layer.feed_forward.fc2.weight),
+        )
+
+    def read(self, x: Tensor, cache: Cache, reach: Optional[int], output: Buffer, lse: Buffer, keep: bool) -> Tensor:
+        """One token's states [B, D] -> [B, D]; its key and value enter ``cache``, and if ``keep`` its attention
+        enters ``output`` and ``lse``."""
+        layer, pre_norm = self.layer, self.layer.normalize_before
+        B, H, d = x.size(0), layer.attention.heads, layer.attention.head_dim
+        h = normalize(layer.attention_norm, x) if pre_norm else x
+        q, k, v = torch.mm(h, self.qkv).view(B, 3, H, d).unbind(1)
+        cache.keys.slot().copy_(k)
+        cache.values.slot().copy_(v)
+        T = cache.keys.length
+        first = 0 if reach is None else max(0, T - reach)
+        keys = cache.keys.flat()[:, first:T]  # [B * H, T, d]
+        if self.vectors is None:
+            scores = torch.bmm(q.reshape(B * H, 1, d), keys.transpose(1, 2))
+        else:
+            content, position = q + self.vectors  # [B, H, d] each
+            R = cache.falling()[:, :, cache.nearest + 1 - T + first : cache.nearest + 1]  # [H, d, T]
+            scores = torch.bmm(position.transpose(0, 1), R).transpose(0, 1).reshape(B * H, 1, T - first)
+            scores = torch.baddbmm(scores, content.reshape(B * H, 1, d), keys.transpose(1, 2))
+        weights = F.softmax(scores, dim=-1, dtype=softmax_dtype(scores.dtype))
+        values = cache.values.flat()[:, :, first:T]  # [B * H, d, T]
+        mixed = torch.bmm(values, weights.to(x.dtype).transpose(1, 2))  # [B * H, d, 1]
+        if keep:
+            output.slot().copy_(mixed.view(B, H, d))
+            # As in ops.attend: p = exp(s - lse), read off at the largest weight.
+            top = scores.amax(-1).to(weights.dtype) - weights.amax(-1).log()
+            lse.slot().copy_(top.view(B, H))
+        h = torch.addmm(x, mixed.view(B, H * d), self.out)
+        feed = layer.feed_forward
+        if pre_norm:
+            return self.feed(normalize(layer.feed_forward_norm, h), h + feed.fc2.bias)
+        h = normalize(layer.attention_norm, h)
+        return normalize(layer.feed_forward_norm, self.feed(h, h + feed.fc2.bias))
+
+    def feed(self, h: Tensor, residual: Tensor) -> Tensor:
+        """``residual`` [B, D] and the feed-forward of ``h`` [B, D], but for its last bias."""
+        inner = torch.addmm(self.layer.feed_forward.fc1.bias, h, self.inner).relu_()
+        return torch.addmm(residual, inner, self.outer)
+
+
+def normalize(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """A layer norm without the module's detour."""
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def step_layers(layers: Iterable[nn.Module], biases: Biases) -> List[StepLayer]:
+    """All layers' weights as steps read them."""
+    return [StepLayer.of(layer, biases) for layer in layers if isinstance(layer, Layer)]
