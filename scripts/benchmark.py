@@ -22,6 +22,7 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence
 os.environ.setdefault("LOGLEVEL", "WARNING")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import benchmark_eval  # noqa: E402
 import torch  # noqa: E402
 from fairseq.data import Dictionary  # noqa: E402
 
@@ -173,6 +174,16 @@ def decode(options: argparse.Namespace) -> Table:
         f"float32, {options.device}, {options.threads} threads"
     )
     return Table(title, head.split("|"), rows)
+
+
+@part("eval")
+def evaluate(options: argparse.Namespace) -> Table:
+    """Evaluation against training steps of the same shapes; on the CPU."""
+    found = benchmark_eval.benchmark(options.repeats)
+    title = (
+        f"eval: {benchmark_eval.SEGMENT} tokens a segment, memory {benchmark_eval.MEMORY}, {options.threads} threads"
+    )
+    return Table(title, list(found[0]), [[str(value) for value in row.values()] for row in found])
 
 
 def tables(options: argparse.Namespace) -> Iterator[Table]:
