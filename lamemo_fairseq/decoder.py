@@ -124,7 +124,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         """
         if incremental_state is not None:
             x = self.extend(prev_output_tokens, incremental_state)
-            extra: Dict[str, Any] = {}
+            extra: Dict[str, Any] = {"attn": None}  # fairseq's own generator looks for it
         else:
             x, extra = self.read(prev_output_tokens, stream, segment, advance, documents, probe)
         if targets is not None:

@@ -173,7 +173,7 @@ def evaluate(cell: Cell, args: argparse.Namespace, title: str) -> Dict[str, Any]
         tally.score.targets = text.total
         tally.score.check()
 
-    batches = protocol.batches(text, task.source_dictionary, finish, args.num_workers, buffer_size=10)
+    batches = protocol.batches(text, task.source_dictionary, finish, args.num_workers)
     probe = Probe(cfg.model.decoder_layers, REACH) if args.attention else None
     began = time.perf_counter()
     pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two states of the bar

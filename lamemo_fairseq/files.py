@@ -1,12 +1,19 @@
-"""Checkpoint files that survive: written whole or not at all, and checked before they are believed."""
+"""Checkpoint files that survive: written whole or not at all, and checked before they are believed.
+
+A checkpoint of torch is a zip archive with a checksum for each of its parts, which torch does not look at when it
+reads: a flipped byte becomes a weight. Nor would that tell of one in the archive's directory. So the comment at the
+end of the archive, which is empty otherwise and means nothing to torch, holds a checksum of all bytes before it.
+"""
 
 import logging
 import os
+import re
 import shutil
 import time
 import zipfile
+import zlib
 from contextlib import contextmanager
-from typing import Any, Iterator, Optional
+from typing import Any, BinaryIO, Iterator, Optional, cast
 
 import torch
 
@@ -16,6 +23,28 @@ logger = logging.getLogger(__name__)
 
 #: how often writing is tried, and seconds between: a network file system may recover
 TRIES, PAUSE = 3, 2.5
+
+#: the comment, and what stands in the place of its length while there is none
+SEAL = b"lamemo_fairseq crc32 %08x"
+SEAL_PATTERN = re.compile(rb"lamemo_fairseq crc32 ([0-9a-f]{8})")
+SEAL_LENGTH = len(SEAL % 0)
+EMPTY = b"\0\0"
+
+
+class Summed:
+    """A file that keeps the checksum of what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.checksum = file, 0
+
+    def write(self, content: bytes) -> int:
+        """Writes, as a file does."""
+        self.checksum = zlib.crc32(content, self.checksum)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        """Hands over to the system what was written."""
+        self.file.flush()
 
 
 @contextmanager
@@ -42,13 +71,23 @@ def save(content: Any, path: str) -> None:
     for attempt in range(1, TRIES + 1):
         try:
             with replacing(path) as written:
-                torch.save(content, written)
+                write_sealed(content, written)
             return
         except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
             if attempt == TRIES:
                 raise could_not_write(path, error) from error
             logger.warning("%s could not be written (%s): trying again", path, error)
             time.sleep(PAUSE)
+
+
+def write_sealed(content: Any, path: str) -> None:
+    """Writes ``content`` as torch does, and the checksum behind it."""
+    with open(path, "wb") as file:
+        summed = Summed(file)
+        torch.save(content, cast(BinaryIO, summed))
+        seal = SEAL % summed.checksum
+        file.seek(-len(EMPTY), os.SEEK_END)
+        file.write(len(seal).to_bytes(len(EMPTY), "little") + seal)
 
 
 def copy(source: str, path: str) -> bool:
@@ -77,18 +116,39 @@ def could_not_write(path: str, error: Exception) -> UsageError:
 def is_whole(path: str) -> bool:
     """Whether every byte of a checkpoint is as it was written.
 
-    Torch does not compare the checksums that it writes, so that a flipped byte would become a weight. Files of
-    torch's format before 1.6 hold none, and pass.
+    Where others wrote it, the parts' own checksums decide. Files of torch's format before 1.6 hold none, and pass.
     """
     with open(path, "rb") as file:
-        magic = file.read(2)
-        if magic in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - SEAL_LENGTH))
+        seal = SEAL_PATTERN.fullmatch(file.read())
+        file.seek(0)
+        if seal is not None:
+            return checksum(file, size - SEAL_LENGTH - len(EMPTY)) == int(seal[1], 16)
+        if re.match(rb"\x80[\x02-\x05]", file.read(2)):
             return True
         try:
             with zipfile.ZipFile(file) as archive:
-                return archive.testzip() is None
+                return not cut_in_comment(path, len(archive.comment)) and archive.testzip() is None
         except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, KeyError):
             return False
+
+
+def cut_in_comment(path: str, held: int) -> bool:
+    """Whether an archive's comment is longer than the ``held`` bytes of it that are there."""
+    with open(path, "rb") as file:
+        file.seek(-held - len(EMPTY), os.SEEK_END)
+        return int.from_bytes(file.read(len(EMPTY)), "little") != held
+
+
+def checksum(file: BinaryIO, length: int) -> int:
+    """Of the first ``length`` bytes, as of an archive that ends there without a comment."""
+    found = 0
+    while length > 0:
+        content = file.read(min(length, 2**22))
+        found = zlib.crc32(content, found)
+        length -= len(content)
+    return zlib.crc32(EMPTY, found)
 
 
 def newest_whole(directory: str, but: str) -> Optional[str]:

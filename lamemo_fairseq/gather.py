@@ -54,16 +54,16 @@ def memory_to_first(kept: Optional[Kept]) -> Optional[Dict[str, Any]]:
     None there as well where ranks hold memories of different length, as after a lack of memory on one of them.
     Goes tensor by tensor, so that no device holds more than one tensor of all ranks at once.
     """
-    facts = None if kept is None else (describe(kept.state), kept.following, kept.state.length, kept.state.added)
-    everyones = from_all(facts)
-    if kept is None or any(other != facts for other in everyones):
+    facts = None if kept is None else (describe(kept.state), kept.state.length, kept.state.added)
+    everyones = from_all((facts, 0 if kept is None else kept.following))
+    if kept is None or any(other != facts for other, _ in everyones):
         return None
     whole = {name: rows_to_first(tensor) for name, tensor in kept.state.tensors.items()}
     documents = None if kept.state.documents is None else rows_to_first(kept.state.documents)
     if rank() > 0:
         return None
     return {
-        "following": kept.following,
+        "following": min(following for _, following in everyones),  # where one rank dropped an update, it lags
         "tensors": whole,
         "length": kept.state.length,
         "added": kept.state.added,

@@ -8,7 +8,8 @@ trainer and ``fairseq-train`` look these functions up in their module at every c
 ==============================  ==================================================================================
 ``save_checkpoint``             the only place that all ranks pass before a save, with or without validation: the
                                 memory of all ranks goes to the first, which alone writes
-``load_checkpoint``             all ranks pass it before the first update: were they started alike?
+``load_checkpoint``             all ranks pass it before the first update: were they started alike, and is there
+                                anything left to train?
 ``load_checkpoint_to_cpu``      torch believes damaged files: they are checked first
 ``torch_persistent_save``       after a failed write fairseq goes on writing in the middle of the same file, and
                                 takes that for the checkpoint
@@ -20,6 +21,7 @@ trainer and ``fairseq-train`` look these functions up in their module at every c
 
 import collections
 import functools
+import logging
 import typing
 from typing import Any
 
@@ -27,13 +29,15 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, open_dict
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
 from . import agreement, files
 from .errors import UsageError
 from .resume import StreamIterator
+
+logger = logging.getLogger(__name__)
 
 
 class WholeFiles(PathManager):
@@ -66,6 +70,9 @@ def install() -> None:
         agreement.check(trainer)
         loaded = load_checkpoint(cfg, trainer, **passed)
         agreement.check_texts(trainer)  # the training text is loaded with the checkpoint
+        _, epoch_itr = loaded
+        if isinstance(epoch_itr, StreamIterator):
+            stop_if_done(trainer)
         return loaded
 
     @functools.wraps(load_to_cpu)
@@ -96,6 +103,18 @@ def install() -> None:
     checkpoint_utils.verify_checkpoint_directory = verify_in_one_line
     checkpoint_utils.PathManager = WholeFiles
     allow_broadcasts()
+
+
+def stop_if_done(trainer: Any) -> None:
+    """Leaves no epoch to a run that was killed after its last update.
+
+    Fairseq looks at ``--max-update`` after an update, not before, and would make one more.
+    """
+    optimization = trainer.cfg.optimization
+    if 0 < optimization.max_update <= trainer.get_num_updates():
+        logger.info("all of --max-update %d are made: nothing is left to train", optimization.max_update)
+        with open_dict(trainer.cfg):
+            optimization.max_epoch = -1  # 0 would mean no limit
 
 
 def allow_broadcasts() -> None:

@@ -19,7 +19,20 @@ def explain(error: BaseException) -> Optional[str]:
         if isinstance(cause, UsageError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    return explain_checkpoint(error)
+    return explain_checkpoint(error) or explain_input(error)
+
+
+def explain_input(error: BaseException) -> Optional[str]:
+    """One line for prompts that ``fairseq-interactive`` cannot read."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name != "buffered_read":
+            continue
+        path = frame.f_locals["input"]
+        if isinstance(error, UnicodeDecodeError):
+            return f"--input {path} is not UTF-8: convert it, for instance with iconv -f latin1 -t utf-8"
+        if isinstance(error, OSError):
+            return f"--input {path} cannot be read ({error.strerror}): name a text file, a prompt per line"
+    return None
 
 
 def explain_checkpoint(error: BaseException) -> Optional[str]:

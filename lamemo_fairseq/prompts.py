@@ -3,6 +3,7 @@
 Letters as in ``ops.py``; P tokens of the longest prompt.
 """
 
+import logging
 from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -15,6 +16,8 @@ from .data import Text
 from .errors import UsageError
 from .generate import PromptedGenerator, Prompts
 from .memory import MemoryState
+
+logger = logging.getLogger(__name__)
 
 
 class PromptLines(FairseqDataset):
@@ -212,6 +215,17 @@ def join(states: List[MemoryState]) -> MemoryState:
     """One state of B streams from B states of one stream each."""
     names = states[0].tensors
     return replace(states[0], tensors={name: torch.cat([state.tensors[name] for state in states]) for name in names})
+
+
+def warn_of_other_segments(tokens: int, task_cfg: Any) -> None:
+    """Says when ``--tokens-per-sample`` is not the one of a checkpoint's task: the model knows no such segments."""
+    trained = task_cfg["tokens_per_sample"]
+    if tokens != trained:
+        logger.warning(
+            "--tokens-per-sample %d, but the model was trained with %d: its memory is refreshed at other places",
+            tokens,
+            trained,
+        )
 
 
 def encode_lines(lines: Sequence[str], encode: Callable[[str], str], dictionary: Dictionary) -> List[Tensor]:

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Optional, Union
 
-from fairseq.data import Dictionary, iterators
+from fairseq.data import Dictionary
 
 from .data import Layout, Segments, Text
 from .documents import Documents, Separator
 from .errors import UsageError
+from .ordered import OrderedBatches
 from .scoring import Accounted, Spelling, Tally
 from .sentences import Sentences
 from .streams import Stream, attach
@@ -72,22 +73,12 @@ class Protocol:
         dictionary: Dictionary,
         finish: Callable[[Tally], None],
         workers: int = 0,
-        buffer_size: int = 0,
     ) -> Accounted:
         """The split in batches, each with the memory that it continues, accounted for as they are read."""
         self.check()
         segments = self.cut(text, dictionary)
-        loader = iterators.EpochBatchIterator(
-            dataset=segments,
-            collate_fn=segments.collater,
-            batch_sampler=segments.batches(self.rows, self.shards),
-            num_shards=self.shards,
-            shard_id=self.shard,
-            num_workers=workers,
-            buffer_size=buffer_size,
-            disable_shuffling=True,
-            persistent_workers=False,
-        ).next_epoch_itr(shuffle=False)
+        ordered = OrderedBatches(segments, self.rows, self.shards, self.shard, workers)
+        loader = ordered.next_epoch_itr(shuffle=False)
         targets = segments.targets(self.shard, self.shards)
         tally = Tally(Spelling.of(dictionary), dictionary.pad(), self.memory, targets, self.tokens)
         return Accounted(Attached(loader, Stream(text.name)), tally, lambda: finish(tally))

@@ -2,17 +2,17 @@
 
 import logging
 import os
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from functools import partial
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils
 from fairseq.logging import metrics
-from fairseq.optim import AMPOptimizer
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from torch import Tensor
 
-from . import gather, monitor
+from . import gather, monitor, updates
 from .announce import conclude
 from .config import MemoryLanguageModelingConfig
 from .criterion import check_criterion
@@ -20,12 +20,13 @@ from .data import Layout, Segments, Text, rotation, rows_for
 from .dictionaries import check_same, identify
 from .documents import Documents, Separator
 from .errors import UsageError
-from .generate import PromptedGenerator, check_generation
-from .prompts import HistoricBatches, History, PromptBlocks, PromptLines, continue_texts, encode_lines
+from .generation_hooks import GenerationHooks
+from .prompts import PromptLines, warn_of_other_segments
 from .protocol import Protocol
 from .resume import StreamIterator
 from .scoring import Accounted, Tally
 from .segments import varied
+from .shortage import survive
 from .streams import Stream, attach
 from .symbols import TextDictionary
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @register_task("memory_language_modeling", dataclass=MemoryLanguageModelingConfig)
-class MemoryLanguageModelingTask(FairseqTask):
+class MemoryLanguageModelingTask(GenerationHooks):
     """Language modeling over text that is read in order, so that a model can remember it."""
 
     cfg: MemoryLanguageModelingConfig
@@ -91,8 +92,15 @@ class MemoryLanguageModelingTask(FairseqTask):
             return None
         return Separator.of(self.dictionary, self.cfg.document_separator)
 
-    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **unused: Any) -> None:
-        """Loads a split as one text. Of several data directories, each epoch takes the next."""
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Optional[Any] = None, **unused: Any
+    ) -> None:
+        """Loads a split as one text. Of several data directories, each epoch takes the next.
+
+        ``task_cfg`` is the task of the checkpoint that a command has loaded.
+        """
+        if self.cfg.prefix_size > 0 and task_cfg is not None:
+            warn_of_other_segments(self.cfg.tokens_per_sample, task_cfg)
         paths = utils.split_paths(self.cfg.data)
         path = os.path.join(paths[(epoch - 1) % len(paths)], split)
         if not os.path.isfile(f"{path}.bin"):
@@ -116,7 +124,6 @@ class MemoryLanguageModelingTask(FairseqTask):
         shard_id: int = 0,
         num_workers: int = 0,
         epoch: int = 1,
-        data_buffer_size: int = 0,
         **unused: Any,
     ) -> StreamIterator:
         """Batches of ``max_sentences`` rows, segment after segment, never shuffled.
@@ -130,7 +137,7 @@ class MemoryLanguageModelingTask(FairseqTask):
                 "where text is read in order, or clear the memory with --memory-reset document"
             )
         if isinstance(dataset, PromptLines):
-            return super().get_batch_iterator(dataset, None, max_sentences or 1)
+            return self.typed_prompts(dataset, max_sentences)
         if self.cfg.prefix_size > 0:
             return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample
@@ -140,7 +147,7 @@ class MemoryLanguageModelingTask(FairseqTask):
         layout = Layout.even(dataset.total, rows * num_shards, tokens, offset=offset)
         if self.cfg.varlen and dataset.name == "train":
             layout = varied(dataset.total, rows * num_shards, tokens, seed, epoch, offset)
-        return self.iterate(dataset, layout, rows, num_shards, shard_id, num_workers, epoch, data_buffer_size)
+        return self.iterate(dataset, layout, rows, num_shards, shard_id, num_workers, epoch)
 
     def iterate(
         self,
@@ -151,7 +158,6 @@ class MemoryLanguageModelingTask(FairseqTask):
         shard_id: int,
         num_workers: int,
         epoch: int,
-        buffer_size: int,
     ) -> StreamIterator:
         """Fairseq's iterator over a layout."""
         separator = self.separator()
@@ -164,7 +170,6 @@ class MemoryLanguageModelingTask(FairseqTask):
             shard_id,
             num_workers,
             epoch,
-            buffer_size,
             self.stream(text.name),
             not self.cfg.no_save_memory,
         )
@@ -190,7 +195,6 @@ class MemoryLanguageModelingTask(FairseqTask):
         num_shards: int = 1,
         shard_id: int = 0,
         num_workers: int = 1,
-        data_buffer_size: int = 10,
         context_window: int = 0,
         **unused: Any,
     ) -> Accounted:
@@ -203,69 +207,13 @@ class MemoryLanguageModelingTask(FairseqTask):
         def finish(tally: Tally) -> None:
             conclude(tally, dataset.name, dataset.total, shard_id, num_shards)
 
-        return protocol.batches(dataset, self.dictionary, finish, num_workers, data_buffer_size)
+        return protocol.batches(dataset, self.dictionary, finish, num_workers)
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
         """Training begins, or its next epoch."""
         super().begin_epoch(epoch, model)
         if self.cfg.csv_log is not None and gather.rank() == 0:
             self.csv = monitor.CsvLog(self.cfg.csv_log)
-
-    def prompts(
-        self,
-        text: Text,
-        max_tokens: Optional[int],
-        max_sentences: Optional[int],
-        num_shards: int,
-        shard_id: int,
-        num_workers: int,
-    ) -> Any:
-        """Batches of prompts for ``fairseq-generate``, with ``--carry-memory`` each with what came before."""
-        segment, eos = self.cfg.tokens_per_sample, self.dictionary.eos()
-        blocks = PromptBlocks(text, self.cfg.prefix_size, segment, self.dictionary.pad(), self.cfg.prompt_blocks)
-        batches = super().get_batch_iterator(
-            blocks, max_tokens, max_sentences, num_shards=num_shards, shard_id=shard_id, num_workers=num_workers
-        )
-        return (
-            HistoricBatches(batches, History(text, segment, eos), blocks.segments) if self.cfg.carry_memory else batches
-        )
-
-    def get_interactive_tokens_and_lengths(
-        self, lines: List[str], encode_fn: Callable[[str], str]
-    ) -> Tuple[List[Tensor], List[int]]:
-        """Tokens of typed prompts."""
-        tokens = encode_lines(lines, encode_fn, self.dictionary)
-        return tokens, [len(prompt) for prompt in tokens]
-
-    def build_dataset_for_inference(self, src_tokens: List[Tensor], src_lengths: Any, **unused: Any) -> PromptLines:
-        """Typed prompts as a dataset."""
-        return PromptLines(src_tokens, self.dictionary.pad())
-
-    def build_generator(  # type: ignore[override]
-        self,
-        models: List[Any],
-        args: Any,
-        seq_gen_cls: Optional[Any] = None,
-        extra_gen_cls_kwargs: Optional[Dict[str, Any]] = None,
-        **options: Any,
-    ) -> Any:
-        """The generator that reads prompts ahead, for fairseq's choice of search."""
-        check_generation(args, models)
-        extra = {"stop_at_eos": self.cfg.stop_at_eos, **(extra_gen_cls_kwargs or {})}
-        for name in ("lm_model", "lm_weight"):  # fusion was refused above
-            extra.pop(name, None)
-        return super().build_generator(models, args, seq_gen_cls or PromptedGenerator, extra, **options)
-
-    def inference_step(
-        self,
-        generator: Any,
-        models: List[Any],
-        sample: Dict[str, Any],
-        prefix_tokens: Any = None,
-        constraints: Any = None,
-    ) -> List[List[Dict[str, Tensor]]]:
-        """Continues the prompts of a batch. ``prefix_tokens`` are those prompts again."""
-        return continue_texts(generator, models, sample, self.dictionary)
 
     def train_step(
         self,
@@ -279,30 +227,16 @@ class MemoryLanguageModelingTask(FairseqTask):
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
         """One micro-batch. Its memory counts once :meth:`optimizer_step` says that the update was made."""
         if not ignore_grad:  # the trainer's dummy batch belongs to no stream
-            stream = self.stream(sample["stream"])
-            if not stream.kept and not stream.pending:
-                monitor.check_room(model.decoder, sample["target"])
-            if stream.resumption is not None:
-                stream.resumption.finish(stream, model, optimizer)
-                stream.resumption = None
-            # The trainer clears all gradients before an update's first micro-batch, and after lack of memory.
-            if not any(p.grad is not None for p in model.parameters()):
-                stream.begin_update()
-            sample = attach(sample, stream)
-        loss, sample_size, output = super().train_step(
-            sample, model, criterion, optimizer, update_num, ignore_grad, **extra
-        )
+            sample = updates.prepare(sample, self.stream(sample["stream"]), model, optimizer)
+        step = partial(super().train_step, model=model, criterion=criterion, optimizer=optimizer, update_num=update_num)
+        loss, sample_size, output = survive(partial(step, **extra), sample, optimizer, ignore_grad)
         return loss, sample_size, {**output, **monitor.observe(self.stream(sample["stream"]), loss.device)}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """The update is made: what it read enters the memory."""
-        scale = optimizer.scaler.get_scale() if isinstance(optimizer, AMPOptimizer) else 0.0
-        super().optimizer_step(optimizer, model, update_num)
-        # After an overflow most optimizers do not come here; this one does, lowers its scale and makes no step.
-        if isinstance(optimizer, AMPOptimizer) and optimizer.scaler.get_scale() < scale:
-            return
-        for stream in self.streams.values():
-            stream.commit()
+        if updates.was_made(partial(super().optimizer_step, optimizer, model, update_num), optimizer):
+            for stream in self.streams.values():
+                stream.commit()
 
     def valid_step(self, sample: Dict[str, Any], model: Any, criterion: Any) -> Tuple[Tensor, int, Dict[str, Any]]:
         """One batch of a validation subset, which has a memory of its own."""

@@ -40,14 +40,19 @@ def start_server() -> None:
         os.environ.update(before)
 
 
-def run_command(module: str, arguments: Sequence[str], output: str, environment: Dict[str, str]) -> None:
-    """In the fork: the command ``module`` with ``arguments``, its output in a file."""
+def run_command(
+    module: str, arguments: Sequence[str], output: str, environment: Dict[str, str], stdin: Optional[str]
+) -> None:
+    """In the fork: the command ``module`` with ``arguments``, its output in a file, its input from one."""
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    if stdin is not None:
+        sys.stdin = open(stdin, encoding="utf-8")
     # What the server has imported holds its own streams, which write to the same numbers.
     os.environ.update(environment)
     sys.argv = [module, *arguments]
+    multiprocessing.set_start_method("fork", force=True)  # for what the command starts, as without the server
     code = 0
     try:
         limit = environment.get("TEST_FILE_SIZE_LIMIT")
@@ -73,12 +78,20 @@ def run_command(module: str, arguments: Sequence[str], output: str, environment:
 class Command:
     """A running command of fairseq (``train``, ``preprocess``, ``eval_lm`` ...)."""
 
-    def __init__(self, module: str, arguments: Sequence[str], output: Path, **environment: str) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        output: Path,
+        stdin: Optional[Path] = None,
+        **environment: str,
+    ) -> None:
         self.output = output
         self.start = len(self.text())
         start_server()
         self.process = context.Process(
-            target=run_command, args=(module, [str(a) for a in arguments], str(output), environment)
+            target=run_command,
+            args=(module, [str(a) for a in arguments], str(output), environment, stdin and str(stdin)),
         )
         self.process.start()
 
@@ -183,13 +196,18 @@ def train(
     ranks: int = 1,
     rank_flags: Optional[List[List[object]]] = None,
     disable_validation: bool = True,
+    output: Optional[Path] = None,
+    cpu: bool = True,
     **environment: str,
 ) -> List[Command]:
     """Starts ``fairseq-train`` on each of ``ranks`` processes; the tests' small model where flags say nothing else."""
     save_dir = Path(str(save_dir))
-    save_dir.parent.mkdir(parents=True, exist_ok=True)
+    if output is None:
+        save_dir.parent.mkdir(parents=True, exist_ok=True)
+        output = save_dir.parent / f"{save_dir.name}.log"
     base = [
-        *(data, "--user-dir", PLUGIN, "--task", "memory_language_modeling", "--arch", "lamemo_lm", "--cpu"),
+        *(data, "--user-dir", PLUGIN, "--task", "memory_language_modeling", "--arch", "lamemo_lm"),
+        *(["--cpu"] if cpu else []),
         *("--decoder-layers", 2, "--decoder-embed-dim", 16, "--decoder-ffn-embed-dim", 32),
         *("--decoder-attention-heads", 2, "--mem-len", 12, "--dropout", 0.1, "--attention-dropout", 0.1),
         *("--tokens-per-sample", 8, "--batch-size", 4, "--optimizer", "adam", "--lr", 0.01, "--clip-norm", 0.25),
@@ -198,7 +216,7 @@ def train(
         *flags,
     ]
     if ranks == 1:
-        return [Command("train", base, save_dir.parent / f"{save_dir.name}.log", **environment)]
+        return [Command("train", base, output, **environment)]
     meeting = [
         *("--distributed-world-size", ranks, "--distributed-init-method", f"tcp://127.0.0.1:{free_port()}"),
         *("--distributed-no-spawn", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"),
@@ -207,7 +225,7 @@ def train(
         Command(
             "train",
             [*base, *meeting, "--distributed-rank", rank, *(rank_flags[rank] if rank_flags else [])],
-            save_dir.parent / f"{save_dir.name}.{rank}.log",
+            output.with_suffix(f".{rank}.log"),
             **environment,
         )
         for rank in range(ranks)

@@ -1,34 +1,51 @@
 """What several test files share: a small corpus, and fairseq's commands as processes."""
 
-import os
 import pydoc_data.topics
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, List, NamedTuple, Optional
 
 import pytest
 import torch
+from commands import PLUGIN as USER_DIR
+from commands import ROOT, Command  # noqa: F401
 
-ROOT = Path(__file__).resolve().parent.parent
-USER_DIR = str(ROOT / "lamemo_fairseq")
+from lamemo_fairseq.config import MemoryLanguageModelingConfig
 
 # Small matrices: a second thread costs more than it gives.
 torch.set_num_threads(1)
 
 
-def run(command: str, *arguments: Any, check: bool = True, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """Runs one of fairseq's commands, e.g. ``run("train", data, ...)``; ``--user-dir`` is added."""
-    words = [sys.executable, "-m", f"fairseq_cli.{command.replace('-', '_')}", *map(str, arguments)]
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+
+
+def run(command: str, *arguments: Any, check: bool = True, input: Optional[str] = None) -> Done:
+    """Runs one of fairseq's commands as a process, e.g. ``run("train", data, ...)``; ``--user-dir`` is added."""
+    words = [str(argument) for argument in arguments]
     if command != "preprocess":
         words += ["--user-dir", USER_DIR]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **options
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        stdin = None
+        if input is not None:
+            stdin = Path(folder) / "input"
+            stdin.write_text(input, encoding="utf-8")
+        process = Command(command.replace("-", "_"), words, Path(folder) / "output", stdin=stdin)
+        done = Done(process.wait(300), process.text())
     if check and done.returncode != 0:
-        raise AssertionError(f"{' '.join(words)}\n{done.stdout[-4000:]}")
+        raise AssertionError(f"fairseq-{command} {' '.join(words)}\n{done.stdout[-4000:]}")
     return done
+
+
+def task_config(data: Path, **changes: Any) -> MemoryLanguageModelingConfig:
+    """The task's flags with their defaults; those that fairseq fills in from other groups, as it does."""
+    filled = {"seed": 1, "batch_size": 1, "batch_size_valid": 1, "dataset_impl": None, "prefix_size": 0}
+    return MemoryLanguageModelingConfig(
+        data=str(data), **{**filled, "context_window": 0, "log_interval": 100, **changes}
+    )
 
 
 def as_characters(text: str) -> List[str]:
@@ -66,6 +83,3 @@ def checkpoint(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     run("train", corpus, *TINY, "--max-update", 30, "--save-dir", folder)
     return folder / "checkpoint_last.pt"
-
-
-Runner = Callable[..., "subprocess.CompletedProcess[str]"]

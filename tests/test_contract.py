@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lamemo_fairseq.errors import UsageError
 from lamemo_fairseq.memory import MemoryState
-from lamemo_fairseq.streams import Kept, Stream
+from lamemo_fairseq.streams import Stream
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
@@ -24,7 +24,7 @@ every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
 def continue_from(decoder, state: MemoryState, tokens: Tensor) -> Tensor:
     """Scores of segments that continue ``state``."""
     stream, outputs = Stream("test"), []
-    stream.kept[decoder] = Kept(1, state)
+    stream.keep(decoder, 0, state)
     for k, piece in enumerate(pieces(tokens), start=1):
         outputs.append(decoder(piece, stream=stream, segment=k)[0])
     return torch.cat(outputs, dim=1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, run
+from conftest import TINY, run, task_config
 from fairseq import checkpoint_utils, tasks
 from omegaconf import OmegaConf
 from reference_authors import GOLDEN
@@ -49,9 +49,7 @@ def test_commands_print_the_line_and_no_traceback(corpus: Path, tmp_path: Path) 
 
 
 def setup(data: Path) -> MemoryLanguageModelingTask:
-    cfg = MemoryLanguageModelingConfig(data=str(data))
-    cfg.dataset_impl = None
-    return MemoryLanguageModelingTask.setup_task(cfg)
+    return MemoryLanguageModelingTask.setup_task(task_config(data))
 
 
 def test_data_directory(corpus: Path, tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 """One table of presets: as architectures, as YAML, and as the quickstart's command line."""
 
 import argparse
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import write_configs
 import yaml
-from conftest import USER_DIR
+from commands import ROOT
+from conftest import USER_DIR, run
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY
@@ -56,3 +61,20 @@ def test_yaml_and_command_line_mean_the_same(name: str, corpus: Path) -> None:
             if (group, field) == ("model", "_name"):  # YAML spells out what the architecture stands for
                 found = "lamemo_lm" if found in PRESETS else found
             assert found == value, (group, field)
+
+
+def test_hydra_trains_the_same_weights(corpus: Path, tmp_path: Path) -> None:
+    words = [Path(sys.executable).with_name("fairseq-hydra-train"), "--config-dir"]
+    words += [ROOT / "examples/shakespeare/config", "--config-name", "lamemo_small", f"task.data={corpus}"]
+    words += [f"common.user_dir={USER_DIR}", "optimization.max_update=3", f"checkpoint.save_dir={tmp_path}/hydra"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*map(str, words), f"hydra.run.dir={tmp_path}/run"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    run("train", corpus, *command_line(RECIPES["lamemo_small"]), "--max-update", 3, "--save-dir", tmp_path / "line")
+    one, other = (
+        torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"] for name in ("hydra", "line")
+    )
+    for name in one:
+        assert torch.equal(one[name], other[name]), name

@@ -220,7 +220,10 @@ def test_inference_leaves_the_training_memory_alone(data, tmp_path):
     for checkpoint in (path, tmp_path / "poisoned.pt"):
         output = Command(
             "eval_lm",
-            [data, "--path", checkpoint, "--gen-subset", "valid", "--batch-size", 2, "--cpu", "--user-dir", PLUGIN],
+            [
+                *(data, "--path", checkpoint, "--gen-subset", "valid", "--batch-size", 2, "--cpu"),
+                *("--user-dir", PLUGIN, "--task", "memory_language_modeling", "--tokens-per-sample", 8),
+            ],
             tmp_path / f"{checkpoint.stem}.eval.log",
         ).succeed()
         scores += re.findall(r"Loss \(base 2\): ([\d.]+), Perplexity: ([\d.]+)", output)

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, USER_DIR, run
+from conftest import TINY, USER_DIR, run, task_config
 from fairseq import utils
 from fairseq.data import data_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lamemo_fairseq  # noqa: F401
-from lamemo_fairseq.config import MemoryLanguageModelingConfig
 from lamemo_fairseq.data import Layout, Segments, Text, rotation
 from lamemo_fairseq.memory import MemoryState
 from lamemo_fairseq.streams import Stream
@@ -192,9 +191,7 @@ def load_text(folder: Path, split: str) -> torch.Tensor:
 @pytest.mark.parametrize("rows", [1, 5, 5000])
 def test_the_tasks_iterator_feeds_the_whole_split(corpus: Path, rows: int) -> None:
     """A batch larger than the text works too."""
-    cfg = MemoryLanguageModelingConfig(data=str(corpus), tokens_per_sample=32)
-    cfg.dataset_impl = None
-    task = MemoryLanguageModelingTask.setup_task(cfg)
+    task = MemoryLanguageModelingTask.setup_task(task_config(corpus, tokens_per_sample=32))
     task.load_dataset("test")
     batches = task.get_batch_iterator(task.dataset("test"), max_sentences=rows).next_epoch_itr(shuffle=False)
     columns = [[] for _ in range(rows)]

@@ -188,6 +188,11 @@ class ContinuousMemory(Memory):
     def trained_apart(self) -> Tuple[str, ...]:
         return ("kl",) if self.weight > 0 else ()
 
+    @property
+    def span(self) -> int:
+        """The signal never ends; at tau = 3/4 and segments of mem_len, nine tenths of it are of this many tokens."""
+        return 9 * self.mem_len
+
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         tensors = {}
         for layer in range(self.layers):

@@ -1,0 +1,262 @@
+"""Results as tables, figures and one page: of a study (``scripts/study.py``) or of a training directory.
+
+    python -m lamemo_fairseq.results FOLDER --report report.html
+
+A study's folder holds ``results.csv``, ``runs/`` with a curve for each run and, where there are any, ``memory.csv``
+(columns corpus, condition, kind, seed, length, bits) and ``attention.csv`` (columns corpus, condition, kind, seed,
+distance, share: the attention that one row that far back gets, averaged over layers and heads). Bits are bits per
+token: bits per character of characters, and the logarithm of the perplexity of words.
+"""
+
+import argparse
+import csv
+import io
+import json
+import re
+import statistics
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from .errors import UsageError
+from .html import Page
+
+Row = Dict[str, str]
+Point = Dict[str, float]
+Series = Dict[str, List[Tuple[float, float]]]
+
+
+def read_curve(log: str) -> List[Point]:
+    """Validations in a log that fairseq wrote with ``--log-format json``: updates, seconds of training, bpc.
+
+    A resumed run repeats what came after its checkpoint; the last word on each update counts.
+    """
+    seconds, points = 0.0, {}
+    for kind, found in re.findall(r"\| (train_inner|train|valid) \| (\{.*\})", log):
+        line = json.loads(found)
+        if kind == "valid":
+            updates = int(line["valid_num_updates"])
+            points[updates] = {"updates": updates, "seconds": seconds, "bpc": float(line["valid_bpc"])}
+        elif "train_wall" in line:
+            seconds = float(line["train_wall"])
+    return [points[updates] for updates in sorted(points)]
+
+
+def draw(series: Series, across: str, up: str, band: Optional[Series] = None) -> str:
+    """Lines as SVG; ``band`` holds half the width of a band around each point."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    for name, points in sorted(series.items()):
+        x, y = [p[0] for p in points], [p[1] for p in points]
+        (line,) = axes.plot(x, y, label=name, marker="o" if len(x) < 12 else None, markersize=3)
+        if band is not None:
+            width = [p[1] for p in band[name]]
+            low, high = [a - b for a, b in zip(y, width)], [a + b for a, b in zip(y, width)]
+            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    file = io.StringIO()
+    # No date and no random names: the same results give the same file. Text stays text, which is shorter.
+    with rc_context({"svg.hashsalt": "lamemo", "svg.fonttype": "none"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def mean_and_spread(values: Sequence[float]) -> Tuple[float, float]:
+    """Mean and sample standard deviation; the latter is 0 for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def grouped(rows: Sequence[Row], *names: str) -> Dict[Tuple[str, ...], List[Row]]:
+    """Rows by their values of ``names``, in the order in which these first come."""
+    groups: Dict[Tuple[str, ...], List[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def average(rows: Sequence[Row], x: str, y: str) -> Tuple[Series, Series]:
+    """Per kind, the mean of ``y`` over seeds at each ``x``, and its standard deviation."""
+    lines: Series = {}
+    bands: Series = {}
+    for (kind,), mine in grouped(rows, "kind").items():
+        lines[kind], bands[kind] = [], []
+        for (at,), same in sorted(grouped(mine, x).items(), key=lambda item: float(item[0][0])):
+            mean, spread = mean_and_spread([float(row[y]) for row in same])
+            lines[kind].append((float(at), mean))
+            bands[kind].append((float(at), spread))
+    return lines, bands
+
+
+def read_csv(path: Path) -> List[Row]:
+    """Rows of a file, none where there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@dataclass
+class Study:
+    """Finished runs of a study.
+
+    Attributes:
+        rows: one per run, as in ``results.csv``.
+        curves: one row per validation of each run.
+        memory: as in ``memory.csv``.
+        attention: as in ``attention.csv``.
+    """
+
+    rows: List[Row]
+    curves: List[Row]
+    memory: List[Row] = field(default_factory=list)
+    attention: List[Row] = field(default_factory=list)
+
+    @staticmethod
+    def read(folder: Path) -> "Study":
+        """The study in ``folder``."""
+        curves = []
+        for path in sorted(folder.glob("runs/*/*/*/*/row.json")):
+            run = json.loads(path.read_text(encoding="utf-8"))
+            for number, point in enumerate(json.loads((path.parent / "curve.json").read_text(encoding="utf-8"))):
+                curves.append({k: str(v) for k, v in {**run, **point, "number": number}.items()})
+        rows = read_csv(folder / "results.csv")
+        return Study(rows, curves, read_csv(folder / "memory.csv"), read_csv(folder / "attention.csv"))
+
+    def summary(self) -> Tuple[List[str], List[List[str]]]:
+        """Heads and lines of a table: kinds by corpus and condition, best first."""
+        heads = ["corpus", "condition", "kind", "seeds", "parameters", "updates", "seconds", "valid bits", "test bits"]
+        lines = []
+        for where, runs in grouped(self.rows, "corpus", "condition").items():
+            kinds = grouped(runs, "kind")
+            for (kind,), mine in sorted(kinds.items(), key=lambda item: mean_of(item[1], "test_bits")):
+                seconds, _ = mean_and_spread([float(run["seconds"]) for run in mine])
+                scores = [mean_and_spread([float(run[name]) for run in mine]) for name in ("valid_bits", "test_bits")]
+                shown = [f"{mean:.4f} ± {spread:.4f}" for mean, spread in scores]
+                size = f"{int(mine[0]['parameters']):,}"
+                lines.append([*where, kind, str(len(mine)), size, mine[0]["updates"], f"{seconds:.0f}", *shown])
+        return heads, lines
+
+    def table(self) -> str:
+        """The summary as Markdown."""
+        heads, lines = self.summary()
+        rows = [heads, ["---"] * len(heads), *lines]
+        note = "\nBits per token. ± is the standard deviation over seeds; seconds are those of training alone.\n"
+        return "".join(f"| {' | '.join(row)} |\n" for row in rows) + note
+
+    def figures(self) -> Dict[str, str]:
+        """SVG by name."""
+        pictures = {}
+        for (corpus, condition), points in grouped(self.curves, "corpus", "condition").items():
+            name = f"{corpus}-{condition}".strip("-")
+            pictures[f"{name}-updates"] = draw(*self.curve(points, "updates"))
+            pictures[f"{name}-seconds"] = draw(*self.curve(points, "seconds"))
+        for what, rows, x, y, across, up in (
+            ("memory", self.memory, "length", "bits", "tokens of the past in memory when scored", "bits per token"),
+            (
+                "attention",
+                self.attention,
+                "distance",
+                "share",
+                "rows back (a compressed row is one)",
+                "attention per row",
+            ),
+        ):
+            for (corpus, condition), points in grouped(rows, "corpus", "condition").items():
+                lines, bands = average(points, x, y)
+                pictures[f"{corpus}-{condition}".strip("-") + f"-{what}"] = draw(lines, across, up, bands)
+        return pictures
+
+    @staticmethod
+    def curve(points: Sequence[Row], x: str) -> Tuple[Series, str, str, Series]:
+        """Arguments of :func:`draw`: the mean over seeds at each validation, against the mean of ``x`` there."""
+        lines: Series = {}
+        bands: Series = {}
+        for (kind,), mine in grouped(points, "kind").items():
+            lines[kind], bands[kind] = [], []
+            for same in grouped(mine, "number").values():
+                at = mean_of(same, x)
+                mean, spread = mean_and_spread([float(row["bpc"]) for row in same])
+                lines[kind].append((at, mean))
+                bands[kind].append((at, spread))
+        return lines, "updates" if x == "updates" else "seconds of training", "bits per token (valid)", bands
+
+
+def mean_of(rows: Sequence[Row], name: str) -> float:
+    """The mean of a column."""
+    return statistics.fmean(float(row[name]) for row in rows)
+
+
+def study_page(folder: Path, page: Page) -> None:
+    """A study on a page."""
+    results = Study.read(folder)
+    page.heading("Results")
+    page.table(*results.summary())
+    page.text("± is the standard deviation over seeds; seconds are those of training alone.")
+    for name, picture in results.figures().items():
+        page.figure(name, picture)
+    page.heading("Runs")
+    page.table(list(results.rows[0]), [list(row.values()) for row in results.rows])
+    samples = sorted(folder.glob("runs/*/*/*/*/sample.txt"))
+    for path in samples:
+        page.sample(str(path.parent.relative_to(folder / "runs")), path.read_text(encoding="utf-8"))
+
+
+def training_page(folder: Path, page: Page) -> None:
+    """A training directory on a page: its checkpoint's configuration, its log's curve, a sample of its text."""
+    from .sample import configuration, sample
+
+    checkpoint = folder / "checkpoint_last.pt"
+    for path in sorted(folder.glob("*.log")):
+        points = read_curve(path.read_text(encoding="utf-8"))
+        if points:
+            page.heading(f"Training ({path.name})")
+            rows = [[f"{p['updates']:.0f}", f"{p['seconds']:.0f}", f"{p['bpc']:.4f}"] for p in points]
+            page.figure(
+                "valid", draw({"valid": [(p["updates"], p["bpc"]) for p in points]}, "updates", "bits per token")
+            )
+            page.table(["updates", "seconds", "valid bpc"], rows)
+    page.heading("Sample")
+    page.sample("from an empty memory, temperature 1, seed 1", sample(checkpoint, tokens=400, seed=1))
+    page.heading("Configuration")
+    page.table(["flag", "value"], [[name, value] for name, value in configuration(checkpoint)])
+
+
+def write_page(folder: Path, path: Path) -> None:
+    """One self-contained page from a study or a training directory."""
+    makers: Dict[str, Callable[[Path, Page], None]] = {
+        "results.csv": study_page,
+        "checkpoint_last.pt": training_page,
+    }
+    for proof, make in makers.items():
+        if (folder / proof).exists():
+            page = Page(folder.resolve().name)
+            make(folder, page)
+            path.write_text(page.render(), encoding="utf-8")
+            return
+    raise UsageError(f"{folder} holds no results.csv and no checkpoint_last.pt: name a study or a --save-dir")
+
+
+def main(arguments: Optional[List[str]] = None) -> None:
+    """The command; see the top of the file."""
+    parser = argparse.ArgumentParser(description="One page from a study or a training directory.")
+    parser.add_argument("folder", type=Path, help="a study's folder, or a --save-dir (with its log as *.log)")
+    parser.add_argument("--report", type=Path, required=True, help="the page to write")
+    options: Any = parser.parse_args(arguments)
+    try:
+        write_page(options.folder, options.report)
+    except UsageError as error:
+        sys.exit(f"report: {error}")
+    print(f"wrote {options.report}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What a run tells about itself, segments of varying length, and activations that are computed twice."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from commands import load, preprocess, train
+from test_precision import small_training
+
+from lamemo_fairseq.data import Layout, Segments
+from lamemo_fairseq.segments import varied
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return preprocess(tmp_path_factory.mktemp("monitor"), 500)
+
+
+def test_numbers_reach_log_tensorboard_and_csv(data, tmp_path):
+    board, table = tmp_path / "board", tmp_path / "log.csv"
+    flags = ["--tensorboard-logdir", board, "--csv-log", table, "--validate-interval-updates", 4]
+    output = train(data, tmp_path / "run", *flags, "--max-update", 6, disable_validation=False)[0].succeed()
+    lines = [json.loads(line) for line in re.findall(r"train_inner[^{]*(\{.*\})", output)]
+    for line in lines:
+        assert {"wps", "gnorm", "memory_mib", "peak_mib"} <= line.keys()
+    assert "alpha" not in lines[0], "nothing is looked back at by the first segment"
+    assert all(0 < float(line["alpha"]) < 1 for line in lines[1:])
+    memory = load(tmp_path / "run" / "checkpoint_last.pt")["extra_state"]["train_iterator"]["streams"]["memory"]
+    held = sum(tensor.numel() * tensor.element_size() for tensor in memory["tensors"].values()) / 2**20
+    assert float(lines[-1]["memory_mib"]) == pytest.approx(held, abs=0.006)  # two digits
+
+    events = b"".join(path.read_bytes() for path in board.rglob("events*"))
+    for name in (b"alpha", b"gnorm", b"wps", b"memory_mib", b"peak_mib"):
+        assert name in events
+
+    rows = list(csv.DictReader(table.open()))
+    assert [(row["split"], row["num_updates"]) for row in rows] == [
+        *([("train", str(n)) for n in range(1, 5)] + [("valid", "4")]),
+        *([("train", str(n)) for n in range(5, 7)] + [("valid", "6")]),
+    ]
+    for row, line in zip([row for row in rows if row["split"] == "train"], lines):
+        assert float(row["loss"]) == pytest.approx(float(line["loss"]), abs=1e-3)
+        assert float(row["alpha"] or 0) == pytest.approx(float(line.get("alpha", 0)), abs=1e-4)
+    more = train(data, tmp_path / "run", *flags, "--max-update", 8, disable_validation=False)[0]
+    more.succeed()
+    assert [row["num_updates"] for row in csv.DictReader(table.open())][8:] == ["7", "8", "8"]
+
+
+def test_alpha_is_the_mean_over_all_memory(data):
+    """Against the alphas that the decoder returns, over micro-batches with different memories."""
+    task, model, criterion, optimizer, batches = small_training(data)
+    model.float()
+    expected, sums = [], [0.0, 0]
+    for number, batch in enumerate(batches[:3]):
+        _, _, output = task.train_step(batch, model, criterion, optimizer, number)
+        expected += [alpha.flatten() for alpha in task.stream("train").alphas]
+        sums = [sums[0] + float(output["alpha_sum"]), sums[1] + output["alpha_count"]]
+    assert sums[0] / sums[1] == pytest.approx(float(torch.cat(expected).mean()), rel=1e-5)
+
+
+def test_csv_that_cannot_be_written(data, tmp_path):
+    output = train(data, tmp_path / "run", "--csv-log", tmp_path / "no" / "log.csv", "--max-update", 2)[0].fail()
+    assert output.splitlines()[-1].startswith(f"error: --csv-log {tmp_path}/no/log.csv cannot be written to")
+
+
+def test_varied_lengths():
+    """95 % around T, 5 % around T / 2, deviation 5, never longer than T + 15; the same for the same seed and epoch."""
+    layout = varied(total=4_000_000, rows=4, tokens=100, seed=1, epoch=1)
+    lengths = np.diff(layout.cuts)
+    assert lengths.max() <= 115 and lengths.min() >= 5
+    short = lengths < 75
+    # 10,000 segments: three standard errors are 0.7 % of them, and 0.2 tokens of the mean; int() takes off 0.5.
+    assert short.mean() == pytest.approx(0.05, abs=0.007)
+    assert lengths[~short].mean() == pytest.approx(99.5, abs=0.2) and lengths[~short].std() == pytest.approx(5, abs=0.2)
+    assert lengths[short].mean() == pytest.approx(49.5, abs=0.8)
+    assert layout == varied(4_000_000, 4, 100, 1, 1)
+    assert list(layout.cuts) != list(varied(4_000_000, 4, 100, 1, 2).cuts)
+    assert list(layout.cuts) != list(varied(4_000_000, 4, 100, 2, 1).cuts)
+
+
+def test_varied_segments_hold_every_token_once(data):
+    task, *_ = small_training(data)
+    text = task.dataset("train")
+    whole = text.span(0, text.total)
+    layout = varied(text.total, 3, 16, seed=5, epoch=2, offset=7)
+    segments = Segments(text, layout, pad=1, eos=2)
+    rows = [torch.cat([segments[s * 3 + row]["target"] for s in range(layout.segments)]) for row in range(3)]
+    assert torch.equal(torch.cat(rows), whole.roll(-7))
+    assert isinstance(layout, Layout) and layout.longest <= layout.cuts[-1]
+
+
+@pytest.mark.parametrize("flags", [[], ["--memory-type", "recurrence"]], ids=["lookahead", "recurrence"])
+def test_checkpointed_activations(data, flags):
+    """The same gradients, bit for bit, dropout included, and less that is kept for the backward pass."""
+    results = []
+    for more in ([], ["--checkpoint-activations"]):
+        flags_here = ["--dropout", "0.1", "--attention-dropout", "0.1", "--decoder-layers", "6", *flags, *more]
+        task, model, criterion, _, batches = small_training(data, *flags_here)
+        model.float().train()
+        stream, kept = task.stream("train"), {}
+
+        def pack(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(3)
+        for batch in batches[:3]:
+            kept.clear()
+            stream.begin_update()
+            sample = {**batch, "net_input": {**batch["net_input"], "stream": stream}}
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                loss, _, _ = criterion(model, sample)
+            loss.backward()
+            stream.commit()
+        results.append(([p.grad for p in model.parameters()], sum(kept.values()), stream.kept[model.decoder].state))
+    (plain, plain_bytes, state), (checkpointed, checkpointed_bytes, other) = results
+    assert all(torch.equal(one, two) for one, two in zip(plain, checkpointed))
+    assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in state.tensors.items())
+    assert checkpointed_bytes < 0.6 * plain_bytes

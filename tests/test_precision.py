@@ -1,0 +1,161 @@
+"""Half precision: what stays float32, what happens after an overflow, and how far the losses are from float32's."""
+
+import re
+
+import pytest
+import torch
+from commands import PLUGIN, Command, load, losses, preprocess, train
+from conftest import TINY
+from fairseq import options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.optim import FP16Optimizer
+from fairseq.utils import set_torch_seed
+
+from lamemo_fairseq.memory import MemoryState
+from lamemo_fairseq.streams import Stream
+
+UPDATES = 60
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return preprocess(tmp_path_factory.mktemp("precision"), 900)
+
+
+def last_losses(output):
+    """Mean loss of the last ten updates."""
+    found = losses(output)
+    return sum(found[update] for update in range(UPDATES - 9, UPDATES + 1)) / 10
+
+
+@pytest.fixture(scope="module")
+def float32(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("float32")
+    return last_losses(train(data, folder / "run", "--max-update", UPDATES)[0].succeed())
+
+
+# Scales at which nothing overflows: on a CPU fairseq asks for a GPU after an overflow, and ends.
+MODES = {
+    "fp16-no-flatten-grads": ["--fp16", "--fp16-no-flatten-grads", "--fp16-init-scale", 4],
+    "memory-efficient-fp16": ["--memory-efficient-fp16", "--fp16-init-scale", 4],
+    "amp": ["--amp"],
+}
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_loss_is_that_of_float32(data, float32, tmp_path, mode):
+    output = train(data, tmp_path / "run", *MODES[mode], "--max-update", UPDATES)[0].succeed()
+    assert last_losses(output) == pytest.approx(float32, rel=0.02)
+    memory = load(tmp_path / "run" / "checkpoint_last.pt")["extra_state"]["train_iterator"]["streams"]["memory"]
+    half = torch.float32 if mode == "amp" else torch.float16
+    assert memory["tensors"]["lse0"].dtype == torch.float32
+    assert memory["tensors"]["embeddings"].dtype == memory["tensors"]["output0"].dtype == half
+
+
+def test_bfloat16_by_hydra(data, float32, tmp_path):
+    (tmp_path / "half.yaml").write_text(
+        f"""# @package _group_
+common: {{bf16: true, cpu: true, user_dir: {PLUGIN}, log_format: json, log_interval: 1}}
+task: {{_name: memory_language_modeling, data: {data}, tokens_per_sample: 8}}
+model: {{_name: lamemo_lm, decoder_layers: 2, decoder_embed_dim: 16, decoder_ffn_embed_dim: 32,
+  decoder_attention_heads: 2, mem_len: 12, dropout: 0.1, attention_dropout: 0.1}}
+criterion: {{_name: cross_entropy}}
+optimizer: {{_name: adam, adam_betas: "(0.9, 0.999)"}}
+lr_scheduler: {{_name: fixed}}
+dataset: {{batch_size: 4, num_workers: 0, disable_validation: true}}
+optimization: {{lr: [0.01], clip_norm: 0.25, max_update: {UPDATES}}}
+checkpoint: {{save_dir: {tmp_path}/run}}
+"""
+    )
+    flags = ["--config-dir", tmp_path, "--config-name", "half", f"hydra.run.dir={tmp_path}/hydra"]
+    output = Command("hydra_train", flags, tmp_path / "log").succeed()
+    assert last_losses(output) == pytest.approx(float32, rel=0.02)
+    memory = load(tmp_path / "run" / "checkpoint_last.pt")["extra_state"]["train_iterator"]["streams"]["memory"]
+    assert memory["tensors"]["lse0"].dtype == torch.float32
+    assert memory["tensors"]["output0"].dtype == torch.bfloat16
+
+
+def test_resuming_in_another_precision(data, tmp_path):
+    """The memory is cast to what the model now is; resuming in the same half precision is exact."""
+    flags = MODES["fp16-no-flatten-grads"]
+    train(data, tmp_path / "run", "--max-update", 5)[0].succeed()
+    output = train(data, tmp_path / "run", *flags, "--reset-optimizer", "--max-update", 8)[0].succeed()
+    assert "with the memory as it was saved" in output
+    train(data, tmp_path / "halves", *flags, "--max-update", 5)[0].succeed()
+    train(data, tmp_path / "halves", *flags, "--max-update", 12)[0].succeed()
+    train(data, tmp_path / "whole", *flags, "--max-update", 12)[0].succeed()
+    one, other = (losses((tmp_path / f"{name}.log").read_text()) for name in ("whole", "halves"))
+    assert one == other
+
+
+def small_training(data, *flags):
+    """Task, model, criterion and optimizer as the trainer makes them, and the first batches of the text."""
+    parser = options.get_training_parser()
+    args = options.parse_args_and_arch(
+        parser, [str(data), *TINY, "--cpu", "--fp16", "--fp16-no-flatten-grads", "--user-dir", PLUGIN, *flags]
+    )
+    cfg = convert_namespace_to_omegaconf(args)
+    task = tasks.setup_task(cfg.task)
+    task.load_dataset("train")
+    set_torch_seed(1)
+    model, criterion = task.build_model(cfg.model).half(), task.build_criterion(cfg.criterion)
+    optimizer = FP16Optimizer.build_optimizer(cfg, list(model.parameters()))
+    iterator = task.get_batch_iterator(task.dataset("train"), max_sentences=2, num_shards=1)
+    return task, model, criterion, optimizer, list(iterator.next_epoch_itr(shuffle=False))
+
+
+def test_memory_after_an_overflow_is_that_of_before(data):
+    """The scale is so large that the first updates overflow, as in a run's first minutes."""
+    task, model, criterion, optimizer, batches = small_training(data, "--fp16-init-scale", "65536")
+    stream, made, dropped = task.stream("train"), [], []
+    for number, batch in enumerate(batches[:12]):
+        before = stream.kept.get(model.decoder)
+        optimizer.zero_grad()
+        task.train_step(batch, model, criterion, optimizer, number)
+        optimizer.multiply_grads(1 / batch["ntokens"])
+        try:
+            optimizer.clip_grad_norm(0.25)
+        except OverflowError:
+            dropped.append(number)
+            assert stream.kept.get(model.decoder) is before
+            continue
+        task.optimizer_step(optimizer, model, number)
+        made.append(number)
+        assert stream.kept[model.decoder].following == number + 1
+        assert stream.kept[model.decoder].state.is_finite()
+    assert made and dropped and dropped[0] == 0, "both happened, the overflow first"
+
+
+def test_memory_that_is_not_finite_is_not_kept():
+    stream, reader = Stream("train"), object()
+    good = MemoryState({"rows": torch.ones(2, 3, 4), "lse": torch.zeros(2, 3)}, 3, 3)
+    stream.begin_update()
+    stream.keep(reader, 0, good)
+    stream.commit()
+    for name, value in (("rows", float("inf")), ("lse", float("nan"))):
+        tensors = {key: tensor.clone() for key, tensor in good.tensors.items()}
+        tensors[name].view(-1)[5] = value
+        stream.begin_update()
+        stream.keep(reader, 1, MemoryState(tensors, 3, 3))
+        stream.commit()
+        assert stream.kept[reader].state is good and stream.kept[reader].following == 1
+
+
+@pytest.mark.gpu
+@NEEDS_GPU
+@pytest.mark.parametrize("flags", [["--fp16", "--fp16-init-scale", 2**20], ["--amp", "--fp16-init-scale", 2**40]])
+def test_overflow_on_a_gpu(data, float32, tmp_path, flags):
+    """The scale is too large at first: updates are dropped, or tried again, and the run goes on."""
+    command = train(data, tmp_path / "run", *flags, "--max-update", UPDATES, cpu=False)[0]
+    output = command.succeed()
+    assert re.search("overflow detected", output)
+    assert last_losses(output) == pytest.approx(float32, rel=0.02)
+
+
+@pytest.mark.gpu
+@NEEDS_GPU
+@pytest.mark.parametrize("flags", [["--ddp-backend", "pytorch_ddp"], ["--bf16"], ["--memory-efficient-fp16"]])
+def test_on_a_gpu(data, float32, tmp_path, flags):
+    output = train(data, tmp_path / "run", *flags, "--max-update", UPDATES, cpu=False)[0].succeed()
+    assert last_losses(output) == pytest.approx(float32, rel=0.02)

@@ -1,0 +1,91 @@
+"""The README's commands, as they stand there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import quickstart
+from commands import ROOT
+from reference_authors import GOLDEN
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> "list[str]":
+    """The commands of the README's ```bash blocks, continued lines joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("source ")]
+
+
+def test_the_two_commands_exist_and_ci_calls_the_second() -> None:
+    first, second = re.findall(r"```\n(bash scripts/\w+\.sh)\n```", README)
+    assert (ROOT / first.split()[1]).exists()
+    assert second in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.slow  # six processes of fairseq's own, imports included
+def test_commands_run(corpus: Path, tmp_path: Path) -> None:
+    for name in ("lamemo_fairseq", "scripts"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for split in ("TRAIN", "VALID", "TEST"):
+        text = (corpus.parent / f"{split.lower()}.txt").read_text(encoding="utf-8")
+        (tmp_path / f"{split}.txt").write_text(text.replace(" ", "").replace("_", " "), encoding="utf-8")
+    (tmp_path / "THEIRS.pt").write_bytes((GOLDEN / "lamemo.pt").read_bytes())
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    found = commands()
+    assert len(found) >= 4
+    for command in found:
+        short = command.replace("--max-update 500", "--max-update 5")
+        done = subprocess.run(
+            short,
+            shell=True,
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, f"{short}\n{done.stdout[-3000:]}"
+    assert "Loss (base 2)" in done.stdout or (tmp_path / "runs/imported/checkpoint.pt").exists()
+
+
+def test_the_curve_goes_on_after_a_restart(tmp_path: Path) -> None:
+    line = '2026 | INFO | train_inner | {{"num_updates": "{}", "bpc": "{}", "wps": "9", "wall": "{}"}}\n'
+    log = tmp_path / "log"
+    log.write_text(line.format(20, 3.5, 4) + "noise\n" + line.format(40, 3.25, 9) + line.format(60, 3, 2))
+    assert [(point["update"], point["wall"]) for point in quickstart.curve_of(log)] == [(20, 4), (40, 9), (60, 11)]
+
+
+@pytest.mark.slow  # trains two models and scores each twice
+def test_quickstart_runs_twice(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("not the script's")
+
+    def run() -> str:
+        words = [sys.executable, ROOT / "scripts" / "quickstart.py", "--offline", "--max-update", "20"]
+        done = subprocess.run(
+            [*map(str, words), "--dest", str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-3000:]
+        return done.stdout
+
+    first = run()
+    assert "documentation topics of Python" in first and "update    20 of 20" in first
+    table = (tmp_path / "table.txt").read_text()
+    assert table in first
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    second = run()
+    assert "training" not in second.split("model  ")[0] and table in second
+    assert (tmp_path / "mine.txt").read_text() == "not the script's"
