@@ -22,8 +22,8 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence
 os.environ.setdefault("LOGLEVEL", "WARNING")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import benchmark_eval  # noqa: E402
 import torch  # noqa: E402
+from benchmark_eval import Subject  # noqa: E402
 from fairseq.data import Dictionary  # noqa: E402
 
 from lamemo_fairseq.config import LaMemoConfig  # noqa: E402
@@ -178,12 +178,32 @@ def decode(options: argparse.Namespace) -> Table:
 
 @part("eval")
 def evaluate(options: argparse.Namespace) -> Table:
-    """Evaluation against training steps of the same shapes; on the CPU."""
-    found = benchmark_eval.benchmark(options.repeats)
+    """Evaluation against training steps on the same shapes, and by batch size."""
+    memory, rows = 512, []
+    for memory_type in ("lookahead", "recurrence"):
+        decoder = model(WORDS, SEGMENT, options.device, memory_type=memory_type, mem_len=memory, **DECODING)
+        subject = Subject(decoder, SEGMENT, options.device, lambda: clock(options.device))
+        training: List[float] = []
+        evaluation: Dict[int, List[float]] = {1: [], 4: [], 16: []}
+        for _ in range(options.repeats):
+            training += subject.training(STREAMS, 2)
+            for streams, times in evaluation.items():
+                times += subject.evaluation(streams, 2)
+        speed = {streams: streams * SEGMENT / lower_quartile(times) for streams, times in evaluation.items()}
+        trained = STREAMS * SEGMENT / lower_quartile(training)
+        ratio = f"{speed[STREAMS] / trained:.2f}"
+        rows.append((memory_type, f"{trained:.0f}", *(f"{value:.0f}" for value in speed.values()), ratio))
+    head = [
+        "memory type",
+        "training tok/s",
+        *(f"eval tok/s at {n}" for n in (1, 4, 16)),
+        f"eval / training at {STREAMS}",
+    ]
     title = (
-        f"eval: {benchmark_eval.SEGMENT} tokens a segment, memory {benchmark_eval.MEMORY}, {options.threads} threads"
+        f"eval: 6 layers, width 256, 4 heads, FFN 1024, vocabulary {WORDS}, segment {SEGMENT}, memory {memory}, "
+        f"training with {STREAMS} streams, float32, {options.device}, {options.threads} threads"
     )
-    return Table(title, list(found[0]), [[str(value) for value in row.values()] for row in found])
+    return Table(title, head, rows)
 
 
 def tables(options: argparse.Namespace) -> Iterator[Table]:
