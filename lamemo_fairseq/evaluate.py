@@ -120,6 +120,7 @@ def task_for(args: argparse.Namespace, tokens: int) -> MemoryLanguageModelingTas
         batch_size=args.batch_size,
         batch_size_valid=None,
         dataset_impl=None,
+        prefix_size=0,
     )
     return MemoryLanguageModelingTask.setup_task(cfg)
 
