@@ -46,7 +46,7 @@ def losses(
     model: Any, text: Text, protocol: Protocol, dictionary: Dictionary, workers: int = 0
 ) -> Tuple[Tensor, Tally]:
     """Loss of each target of the protocol's shard, in the text's order, and the account."""
-    batches = protocol.batches(text, dictionary, ignore, workers, 10)
+    batches = protocol.batches(text, dictionary, ignore, workers)
     rows: List[List[Tensor]] = [[] for _ in range(protocol.rows)]
     with torch.no_grad():
         for batch in batches:

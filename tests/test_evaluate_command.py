@@ -138,6 +138,7 @@ def commands_of(page: str) -> List[List[str]]:
     return [shlex.split(line) for line in lines if line.strip() and not line.startswith("#")]
 
 
+@pytest.mark.slow  # five evaluations as processes, and ten cells of a grid
 def test_the_commands_of_the_example_run(corpus: Path, checkpoint: Path, recurrent: Path, tmp_path: Path) -> None:
     page = (ROOT / "examples" / "evaluation" / "README.md").read_text()
     places = {
