@@ -14,6 +14,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from .errors import UsageError
+from .memory import Memory
 from .streams import Stream
 
 MIB = 2**20
@@ -72,20 +73,24 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def full_bytes(memory: Memory, streams: int, like: Tensor) -> int:
+    """Size of the memory of B ``streams``, once it is full, typed as ``like``."""
+    row = memory.empty(1, like)
+    sizes = [[memory.mem_len if size == 0 else size for size in tensor.shape] for tensor in row.tensors.values()]
+    widths = [tensor.element_size() for tensor in row.tensors.values()]
+    return streams * sum(torch.Size(size).numel() * width for size, width in zip(sizes, widths))
+
+
 def check_room(reader: Any, tokens: Tensor) -> None:
     """Raises ``UsageError`` where the memory of streams ``tokens`` [B, N], once full, would not fit beside itself.
 
     Beside itself: a segment's new memory is made while the old one is still held.
     """
-    memory = reader.memory
-    row = memory.empty(1, next(reader.layers.parameters()))
-    sizes = [[memory.mem_len if size == 0 else size for size in tensor.shape] for tensor in row.tensors.values()]
-    widths = [tensor.element_size() for tensor in row.tensors.values()]
-    held = tokens.size(0) * sum(int(torch.Size(size).numel()) * width for size, width in zip(sizes, widths))
+    held = full_bytes(reader.memory, tokens.size(0), next(reader.layers.parameters()))
     free = free_bytes(tokens.device)
     if 2 * held > free:
         raise UsageError(
-            f"--mem-len {memory.mem_len} with {tokens.size(0)} streams per rank (--batch-size) holds "
+            f"--mem-len {reader.memory.mem_len} with {tokens.size(0)} streams per rank (--batch-size) holds "
             f"{held / 2**30:.1f} GiB of memory, twice while it is renewed, and {free / 2**30:.1f} GiB are free on "
             f"{tokens.device}: lower one of them"
         )

@@ -120,12 +120,14 @@ def test_bad_prompts(monkeypatch, tmp_path: Path, corpus: Path, checkpoint: Path
     latin.write_bytes("caf\xe9\n".encode("latin-1"))
     blank.write_text("\n")
     strange.write_text("\u4e2d\n")
+    strange.with_name("plain").write_text("a\n")
     for flags, wanted in (
         (["--input", missing], f"--input {missing} cannot be read (No such file or directory): name a text file"),
         (["--input", latin], f"--input {latin} is not UTF-8"),
         (["--input", blank], "prompt 1 is empty"),
         (["--input", strange, "--bpe", "text_characters"], "prompt 1 has symbols that the dictionary lacks: \u4e2d"),
         (["--max-len-b", 0], "--max-len-b 0 leaves no token"),
+        (["--input", strange.with_name("plain"), "--carry-memory"], "--carry-memory and --prompt-blocks are about"),
         (["--sampling", "--sampling-topp", 1.2], "--sampling-topp 1.2 is not in (0, 1]"),
     ):
         assert typed(monkeypatch, corpus, checkpoint, *flags).startswith(wanted)

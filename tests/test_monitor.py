@@ -7,10 +7,14 @@ import re
 import numpy as np
 import pytest
 import torch
-from commands import load, preprocess, train
+from commands import ROOT, load, preprocess, train
 from test_precision import small_training
 
+from lamemo_fairseq.config import LaMemoConfig
 from lamemo_fairseq.data import Layout, Segments
+from lamemo_fairseq.memory import KINDS
+from lamemo_fairseq.monitor import full_bytes
+from lamemo_fairseq.presets import PRESETS
 from lamemo_fairseq.segments import varied
 
 
@@ -59,6 +63,20 @@ def test_alpha_is_the_mean_over_all_memory(data):
         expected += [alpha.flatten() for alpha in task.stream("train").alphas]
         sums = [sums[0] + float(output["alpha_sum"]), sums[1] + output["alpha_count"]]
     assert sums[0] / sums[1] == pytest.approx(float(torch.cat(expected).mean()), rel=1e-5)
+
+
+def test_sizes_in_the_readme():
+    """The arithmetic of examples/distributed, against tensors of the preset's shapes."""
+    page = (ROOT / "examples" / "distributed" / "README.md").read_text()
+    cfg = LaMemoConfig(**PRESETS["lamemo_lm_wt103_base"])
+    for dtype in (torch.float32, torch.float16):
+        like = torch.zeros((), dtype=dtype)
+        M, D, L, H, d, w = cfg.mem_len, cfg.decoder_embed_dim, 16, 10, 41, like.element_size()
+        size = full_bytes(KINDS["lookahead"](cfg), 1, like)
+        assert size == M * D * w + (L - 1) * H * M * (d * w + 4)
+        assert f"{size:,} B" in page
+    for gpus, segments in ((8, "10,753"), (64, "1,345"), (1024, "85")):
+        assert f"{Layout.even(103_227_021, gpus * 8, 150).segments:,}" == segments and f"| {segments} |" in page
 
 
 def test_csv_that_cannot_be_written(data, tmp_path):

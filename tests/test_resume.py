@@ -67,6 +67,17 @@ def test_killed_anywhere(data, uninterrupted, tmp_path, ranks, update_freq, poin
     assert_same_training(expected, tmp_path / "run" / "checkpoint_last.pt")
 
 
+def test_finished_run_makes_no_further_update(data, uninterrupted):
+    """Killed after its last save, a run has nothing left to do; fairseq would make one more update."""
+    path, _ = uninterrupted(1, 3)
+    before = path.read_bytes()
+    output = train(data, path.parent, *FLAGS, "--update-freq", 3)[0].succeed()
+    assert f"all of --max-update {UPDATES} are made" in output and path.read_bytes() == before
+    output = train(data, path.parent, *FLAGS, "--update-freq", 3, "--max-update", UPDATES + 1)[0].succeed()
+    assert sorted(losses(output)) == [UPDATES + 1]
+    path.write_bytes(before)
+
+
 KINDS = {
     "lookahead": [],
     "recurrence": ["--memory-type", "recurrence"],
