@@ -17,6 +17,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 from fairseq import checkpoint_utils, utils
+from fairseq.dataclass.configs import FairseqConfig
+from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from . import report
@@ -107,22 +109,19 @@ def overrides_of(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def task_for(args: argparse.Namespace, tokens: int) -> MemoryLanguageModelingTask:
-    """The task, as ``fairseq-eval-lm`` would set it up."""
-    cfg = MemoryLanguageModelingConfig(
-        data=args.data,
-        tokens_per_sample=tokens,
-        memory_reset=args.memory_reset,
-        document_separator=args.document_separator,
-        stream_warmup=args.stream_warmup,
-        sample_break_mode=args.sample_break_mode,
-        seed=1,
-        context_window=0,
-        batch_size=args.batch_size,
-        batch_size_valid=None,
-        dataset_impl=None,
-        prefix_size=0,
+    """The task, as ``fairseq-eval-lm`` would set it up: what is not said here has fairseq's defaults."""
+    whole = OmegaConf.structured(FairseqConfig)
+    whole.task = OmegaConf.structured(
+        MemoryLanguageModelingConfig(
+            data=args.data,
+            tokens_per_sample=tokens,
+            memory_reset=args.memory_reset,
+            document_separator=args.document_separator,
+            stream_warmup=args.stream_warmup,
+            sample_break_mode=args.sample_break_mode,
+        )
     )
-    return MemoryLanguageModelingTask.setup_task(cfg)
+    return MemoryLanguageModelingTask.setup_task(whole.task)
 
 
 def digest(path: str) -> str:
