@@ -1,25 +1,28 @@
 r"""Raw text for character models: ``--bpe text_characters``.
 
 Every character becomes one token. A space becomes ``_``; a real ``_`` and other white space become ``\u`` and their
-hexadecimal code (``\u5f`` for ``_``). That is how ``scripts/corpus.py`` writes texts. Fairseq's own ``--bpe
-characters`` writes a space as U+2581, and keeps what would be lost between spaces.
+hexadecimal code (``\u5f`` for ``_``). That is how ``scripts/corpus.py`` writes texts. Fairseq has a ``characters``
+of its own, which writes a space as U+2581, and which its commands cannot find.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from fairseq.data.encoders import register_bpe
+from fairseq.dataclass import FairseqDataclass
 
 
-@register_bpe("text_characters")
+@dataclass
+class TextCharactersConfig(FairseqDataclass):
+    """There are no flags; but only what has a configuration can be named on the command line."""
+
+
+@register_bpe("text_characters", dataclass=TextCharactersConfig)
 class TextCharacters:
     """Encoder and decoder in the form that fairseq calls a BPE."""
 
     def __init__(self, *unused: Any) -> None:
         pass
-
-    @staticmethod
-    def add_args(parser: Any) -> None:
-        """There are no flags."""
 
     @staticmethod
     def encode(x: str) -> str:

@@ -237,7 +237,8 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "evaluation with several streams or shards: tokens that each but the first reads before its "
-            "own, unscored (default: the memory length; 0: every stream starts cold)"
+            "own, unscored (default: the memory length plus the context window, which fill the memory; 0: every "
+            "stream starts cold)"
         },
     )
     sample_break_mode: BREAK_MODES = field(  # type: ignore[valid-type]

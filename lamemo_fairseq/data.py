@@ -75,9 +75,10 @@ class Layout:
 
     @staticmethod
     def even(total: int, rows: int, tokens: int, context: int = 0, warmup: int = 0, offset: int = 0) -> "Layout":
-        """Segments of ``tokens`` new tokens each."""
+        """Segments of ``tokens`` new tokens each; a warm-up ends with a segment, so that the memory is full then."""
         longest = Layout(total, rows, (0,), context, warmup, offset).longest
-        cuts = range(0, longest + tokens, tokens)
+        first = warmup % tokens if rows > 1 else 0
+        cuts = (0, *range(first or tokens, longest + tokens, tokens))
         return Layout(total, rows, cuts, context, warmup, offset)
 
     @property

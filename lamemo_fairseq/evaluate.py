@@ -62,7 +62,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--stream-warmup",
         type=int,
         metavar="W",
-        help="unscored tokens before each row but the first's own (default: M)",
+        help="unscored tokens before each row but the first's own (default: M + C)",
     )
     add("--memory-reset", choices=list(MEMORY_RESETS), default="never", help="where a row's memory is cleared")
     add("--document-separator", metavar="SYMBOL", help="what ends a document (default: a blank line)")
@@ -120,6 +120,7 @@ def task_for(args: argparse.Namespace, tokens: int) -> MemoryLanguageModelingTas
         batch_size=args.batch_size,
         batch_size_valid=None,
         dataset_impl=None,
+        prefix_size=0,
     )
     return MemoryLanguageModelingTask.setup_task(cfg)
 
@@ -173,7 +174,7 @@ def evaluate(cell: Cell, args: argparse.Namespace, title: str) -> Dict[str, Any]
         tally.score.targets = text.total
         tally.score.check()
 
-    batches = protocol.batches(text, task.source_dictionary, finish, args.num_workers, buffer_size=10)
+    batches = protocol.batches(text, task.source_dictionary, finish, args.num_workers)
     probe = Probe(cfg.model.decoder_layers, REACH) if args.attention else None
     began = time.perf_counter()
     pause = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two states of the bar

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .config import MemoryLanguageModelingConfig
 from .data import Text
+from .errors import UsageError
 from .generate import PromptedGenerator
 from .generation_flags import check_generation
 from .prompts import HistoricBatches, History, PromptBlocks, PromptLines, continue_texts, encode_lines
@@ -40,6 +41,11 @@ class GenerationHooks(FairseqTask):
 
     def typed_prompts(self, lines: PromptLines, max_sentences: Optional[int]) -> Any:
         """Batches of prompts for ``fairseq-interactive`` and the Python interface."""
+        if self.cfg.carry_memory or self.cfg.prompt_blocks is not None:
+            raise UsageError(
+                "--carry-memory and --prompt-blocks are about a split: use them with fairseq-generate, typed prompts "
+                "have no text before them"
+            )
         return super().get_batch_iterator(lines, max_sentences=max_sentences or 1)
 
     def get_interactive_tokens_and_lengths(

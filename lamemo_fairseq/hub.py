@@ -78,7 +78,8 @@ class TextInterface(hub_utils.GeneratorHubInterface):
         seed = flags.pop("seed", None)
         generator = self.generator(beam=beam, **flags)
         found: Dict[int, Any] = {}
-        batches = list(self._build_batches(tokenized_sentences, False))  # making them draws random numbers
+        with torch.random.fork_rng(devices=[]):  # torch draws a number for each loader
+            batches = list(self._build_batches(tokenized_sentences, False))
         with seeded(Randomness(seed, self.device)):
             for batch in batches:
                 batch = hub_utils.utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Optional, Union
 
-from fairseq.data import Dictionary, iterators
+from fairseq.data import Dictionary
 
 from .data import Layout, Segments, Text
 from .documents import Documents, Separator
 from .errors import UsageError
+from .ordered import OrderedBatches
 from .scoring import Accounted, Spelling, Tally
 from .sentences import Sentences
 from .streams import Stream, attach
@@ -22,7 +23,8 @@ class Protocol:
         context: tokens before them that it reads once more (``--context-window``).
         rows: rows that are read side by side (``--batch-size``).
         memory: tokens that a full memory holds.
-        warmup: tokens that a row reads before its own (``--stream-warmup``); None: ``memory``.
+        warmup: tokens that a row reads before its own (``--stream-warmup``); None: what fills the memory before the
+            first of its own segments, ``memory + context``.
         shards: parts into which the rows are dealt, one to a process.
         shard: which of them.
         alone: each line is read with an empty memory (``--sample-break-mode eos``).
@@ -60,7 +62,7 @@ class Protocol:
         pad, eos = dictionary.pad(), dictionary.eos()
         if self.alone:
             return Sentences(text, self.rows, self.tokens, self.context, pad, eos)
-        warmup = self.memory if self.warmup is None else self.warmup
+        warmup = self.memory + self.context if self.warmup is None else self.warmup
         layout = Layout.even(text.total, self.rows * self.shards, self.tokens, self.context, warmup)
         documents = None if self.separator is None else Documents.find(text, self.separator)
         return Segments(text, layout, pad, eos, documents)
@@ -71,22 +73,12 @@ class Protocol:
         dictionary: Dictionary,
         finish: Callable[[Tally], None],
         workers: int = 0,
-        buffer_size: int = 0,
     ) -> Accounted:
         """The split in batches, each with the memory that it continues, accounted for as they are read."""
         self.check()
         segments = self.cut(text, dictionary)
-        loader = iterators.EpochBatchIterator(
-            dataset=segments,
-            collate_fn=segments.collater,
-            batch_sampler=segments.batches(self.rows, self.shards),
-            num_shards=self.shards,
-            shard_id=self.shard,
-            num_workers=workers,
-            buffer_size=buffer_size,
-            disable_shuffling=True,
-            persistent_workers=False,
-        ).next_epoch_itr(shuffle=False)
+        ordered = OrderedBatches(segments, self.rows, self.shards, self.shard, workers)
+        loader = ordered.next_epoch_itr(shuffle=False)
         targets = segments.targets(self.shard, self.shards)
         tally = Tally(Spelling.of(dictionary), dictionary.pad(), self.memory, targets, self.tokens)
         return Accounted(Attached(loader, Stream(text.name)), tally, lambda: finish(tally))

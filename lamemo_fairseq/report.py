@@ -117,7 +117,7 @@ def draw(results: List[Result], folder: str) -> List[str]:
 
 def draw_memory_lengths(results: List[Result], folder: str) -> str:
     """Perplexity against memory length, a line per checkpoint, segment length and context window."""
-    figure, axes = pyplot.subplots(figsize=(6, 4))
+    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
     lines: Dict[str, List[Result]] = {}
     for result in results:
         name = f"{result['memory_type']} ({result['checkpoint']}), segment {result['tokens_per_sample']}"
@@ -132,7 +132,7 @@ def draw_memory_lengths(results: List[Result], folder: str) -> str:
 
 def draw_positions(results: List[Result], folder: str) -> str:
     """Mean loss at each position among a segment's new tokens."""
-    figure, axes = pyplot.subplots(figsize=(6, 4))
+    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
     for result in results:
         values = result["loss_by_position"]
         name = f"{label(result)}, segment {result['tokens_per_sample']}"
@@ -149,14 +149,14 @@ def draw_attention(results: List[Result], folder: str) -> str:
         best = longest.get(result["checkpoint"])
         if "attention_by_distance" in result and (best is None or result["mem_len"] > best["mem_len"]):
             longest[result["checkpoint"]] = result
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
     for result in longest.values():
         share = result["attention_on_memory"]
         weights, alphas = result["attention_by_distance"], result["alpha_by_distance"]
         name = f"{label(result)}: {share:.0%} of attention on memory"
         left.plot(range(1, len(weights)), weights[1:], label=name)
         # Where memory is only read, no old attention is interpolated with a new one: all weight stays on the old.
-        alphas = alphas[1:] if alphas else [1.0] * len(weights[1:])
+        alphas = alphas[1:] if alphas else [1.0] * result["mem_len"]
         right.plot(range(1, len(alphas) + 1), alphas, label=label(result))
     right.set_xlabel("distance of a memory token to the segment")
     right.set_ylabel("mean alpha (weight of the old attention)")
@@ -169,8 +169,8 @@ def finish(figure: Any, axes: Any, across: str, up: str, folder: str, name: str)
     """Labels a picture and writes it."""
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    axes.legend(fontsize=7)
-    figure.tight_layout()
+    lines, names = axes.get_legend_handles_labels()
+    figure.legend(lines, names, fontsize=7, loc="outside lower center")
     path = os.path.join(folder, name)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 
 from .errors import UsageError
 from .html import Page
+from .sample import configuration, open_checkpoint, sample
 
 Row = Dict[str, str]
 Point = Dict[str, float]
@@ -203,18 +204,19 @@ def study_page(folder: Path, page: Page) -> None:
     page.text("± is the standard deviation over seeds; seconds are those of training alone.")
     for name, picture in results.figures().items():
         page.figure(name, picture)
+    about = folder / "about.json"
+    if about.exists():
+        page.heading("Configuration")
+        page.table(["what", "value"], [[k, v] for k, v in json.loads(about.read_text(encoding="utf-8")).items()])
     page.heading("Runs")
     page.table(list(results.rows[0]), [list(row.values()) for row in results.rows])
-    samples = sorted(folder.glob("runs/*/*/*/*/sample.txt"))
-    for path in samples:
+    for path in sorted(folder.glob("runs/*/*/*/*/sample.txt")):
         page.sample(str(path.parent.relative_to(folder / "runs")), path.read_text(encoding="utf-8"))
 
 
 def training_page(folder: Path, page: Page) -> None:
     """A training directory on a page: its checkpoint's configuration, its log's curve, a sample of its text."""
-    from .sample import configuration, sample
-
-    checkpoint = folder / "checkpoint_last.pt"
+    lm = open_checkpoint(folder / "checkpoint_last.pt")
     for path in sorted(folder.glob("*.log")):
         points = read_curve(path.read_text(encoding="utf-8"))
         if points:
@@ -225,9 +227,9 @@ def training_page(folder: Path, page: Page) -> None:
             )
             page.table(["updates", "seconds", "valid bpc"], rows)
     page.heading("Sample")
-    page.sample("from an empty memory, temperature 1, seed 1", sample(checkpoint, tokens=400, seed=1))
+    page.sample("from an empty memory, temperature 1, seed 1", sample(lm, tokens=400, seed=1))
     page.heading("Configuration")
-    page.table(["flag", "value"], [[name, value] for name, value in configuration(checkpoint)])
+    page.table(["flag", "value"], [[name, value] for name, value in configuration(lm)])
 
 
 def write_page(folder: Path, path: Path) -> None:

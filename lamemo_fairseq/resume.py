@@ -13,28 +13,22 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import torch
 from fairseq import utils
-from fairseq.data import iterators
 from fairseq.optim import AMPOptimizer
 
 from .data import Layout, Segments
 from .gather import memory_to_first, rank
 from .memory import MemoryState
+from .ordered import OrderedBatches
 from .streams import Kept, Stream
 
 logger = logging.getLogger(__name__)
 
 
-class StreamIterator(iterators.EpochBatchIterator):
-    """Fairseq's iterator over the segments of a split, one batch of rows after the other.
+class StreamIterator(OrderedBatches):
+    """The batches of a split that is trained on, with the memory of its stream set.
 
     Args:
-        segments: what is read.
-        rows: rows per rank.
-        num_shards: K, ranks.
-        shard_id: this rank.
-        num_workers: processes that load data.
-        epoch: the first epoch, from 1.
-        buffer_size: batches that are prepared ahead.
+        segments, rows, num_shards, shard_id, num_workers, epoch: as for ``OrderedBatches``.
         stream: whose memory is saved and restored.
         save_memory: whether checkpoints hold the memory.
     """
@@ -47,24 +41,11 @@ class StreamIterator(iterators.EpochBatchIterator):
         shard_id: int,
         num_workers: int,
         epoch: int,
-        buffer_size: int,
         stream: Stream,
         save_memory: bool,
     ) -> None:
-        super().__init__(
-            dataset=segments,
-            collate_fn=segments.collater,
-            batch_sampler=segments.batches(rows, num_shards),
-            num_shards=num_shards,
-            shard_id=shard_id,
-            num_workers=num_workers,
-            epoch=epoch,
-            buffer_size=buffer_size,
-            disable_shuffling=True,
-        )
-        # Workers hold a copy of the layout, which may change from epoch to epoch. (0.12.2 has no argument for it.)
-        self.persistent_workers = False
-        self.rows, self.stream, self.save_memory = rows, stream, save_memory
+        super().__init__(segments, rows, num_shards, shard_id, num_workers, epoch)
+        self.stream, self.save_memory = stream, save_memory
         self.gathered: Optional[Dict[str, Any]] = None
 
     def gather(self) -> None:

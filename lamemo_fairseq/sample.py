@@ -1,43 +1,37 @@
 """What a checkpoint says about itself: its configuration, and text that it writes."""
 
+import os
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, List, Tuple
 
-import torch
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 
+from .hub import from_pretrained
+from .task import load_dictionary
 
-def load(checkpoint: Path) -> Tuple[Any, Any, Dictionary]:
-    """(model in evaluation mode, configuration, dictionary) of a checkpoint."""
-    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
-    return models[0].eval(), cfg, task.target_dictionary
-
-
-def configuration(checkpoint: Path) -> List[Tuple[str, str]]:
-    """(flag, value) of the model, the task, the criterion and the optimization."""
-    _, cfg, _ = load(checkpoint)
-    found: List[Tuple[str, str]] = []
-    for group in ("model", "task", "criterion", "optimization", "optimizer", "lr_scheduler"):
-        values: Dict[str, Any] = dict(cfg[group])
-        found += [(f"{group}.{name}", str(value)) for name, value in sorted(values.items())]
-    return found
+# Of the configuration, what made the model what it is.
+GROUPS = ("model", "task", "criterion", "optimization", "optimizer", "lr_scheduler")
 
 
-def sample(checkpoint: Path, tokens: int, seed: int) -> str:
-    """Text drawn from a checkpoint at temperature 1; characters are shown as text, words joined by blanks."""
-    model, _, dictionary = load(checkpoint)
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.full((1, 1), dictionary.eos())
-    state: Dict[str, Any] = {}
-    with torch.no_grad():
-        for _ in range(tokens):
-            scores = model.decoder(ids, incremental_state=state)
-            probabilities = model.get_normalized_probs(scores, log_probs=False)[0, -1]
-            probabilities[dictionary.pad()] = 0
-            ids = torch.cat([ids, torch.multinomial(probabilities, 1, generator=generator)[None]], dim=1)
-    symbols = [dictionary[int(token)] for token in ids[0, 1:]]
-    characters = all(len(s) == 1 or s.startswith("\\u") for s in dictionary.symbols[dictionary.nspecial :])
-    shown = {"_": " "} if characters else {}
-    shown[dictionary[dictionary.eos()]] = "\n"
-    return ("" if characters else " ").join(shown.get(symbol, symbol) for symbol in symbols)
+def spells(dictionary: Dictionary) -> bool:
+    """Whether the symbols are characters, as ``scripts/corpus.py`` writes them."""
+    seen = [s for s, count in zip(dictionary.symbols, dictionary.count) if count > 0]  # the others fill up to eights
+    return all(len(s) == 1 or s.startswith("\\u") for s in seen if s not in dictionary.symbols[: dictionary.nspecial])
+
+
+def configuration(lm: Any) -> List[Tuple[str, str]]:
+    """(flag, value) of what made the model."""
+    return [(f"{group}.{name}", str(value)) for group in GROUPS for name, value in sorted(dict(lm.cfg[group]).items())]
+
+
+def open_checkpoint(path: Path) -> Any:
+    """A trained model for text, with the dictionary of the data that it was trained on."""
+    data = checkpoint_utils.load_checkpoint_to_cpu(str(path))["cfg"].task.data
+    bpe = {"bpe": "text_characters"} if spells(load_dictionary(data)) else {}
+    return from_pretrained(str(path.parent), path.name, os.path.abspath(data), **bpe)
+
+
+def sample(lm: Any, tokens: int, seed: int) -> str:
+    """Text that begins a line, drawn at temperature 1; the same for the same seed."""
+    return lm.sample("\n", sampling=True, max_len_b=tokens, max_len_a=0, seed=seed, stop_at_eos=False).strip("\n")

@@ -42,8 +42,9 @@ class Spelling:
         symbols = [dictionary[index] for index in range(len(dictionary))]
         continued = [symbol.endswith(CONTINUED) and symbol != CONTINUED for symbol in symbols]
         shown = [s[: -len(CONTINUED)] if c else s for s, c in zip(symbols, continued)]
-        named = [s.startswith("<") and s.endswith(">") and len(s) > 2 or s.startswith("madeupword") for s in symbols]
-        spaced = any(len(symbol) > 1 and not name for symbol, name in zip(shown, named))
+        # A few symbols of a dictionary of characters are longer: names like <unk>, and characters that are escaped.
+        own = [symbol for symbol in symbols[dictionary.nspecial :] if not symbol.startswith("madeupword")]
+        spaced = any(continued) or 2 * sum(len(symbol) == 1 for symbol in own) < len(own)
         lengths = [len(symbol) if spaced else 1 for symbol in shown]
         lengths[dictionary.eos()] = 1
         return Spelling(dictionary.eos(), torch.tensor(lengths), torch.tensor(continued), spaced)

@@ -124,7 +124,6 @@ class MemoryLanguageModelingTask(GenerationHooks):
         shard_id: int = 0,
         num_workers: int = 0,
         epoch: int = 1,
-        data_buffer_size: int = 0,
         **unused: Any,
     ) -> StreamIterator:
         """Batches of ``max_sentences`` rows, segment after segment, never shuffled.
@@ -148,7 +147,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         layout = Layout.even(dataset.total, rows * num_shards, tokens, offset=offset)
         if self.cfg.varlen and dataset.name == "train":
             layout = varied(dataset.total, rows * num_shards, tokens, seed, epoch, offset)
-        return self.iterate(dataset, layout, rows, num_shards, shard_id, num_workers, epoch, data_buffer_size)
+        return self.iterate(dataset, layout, rows, num_shards, shard_id, num_workers, epoch)
 
     def iterate(
         self,
@@ -159,7 +158,6 @@ class MemoryLanguageModelingTask(GenerationHooks):
         shard_id: int,
         num_workers: int,
         epoch: int,
-        buffer_size: int,
     ) -> StreamIterator:
         """Fairseq's iterator over a layout."""
         separator = self.separator()
@@ -172,7 +170,6 @@ class MemoryLanguageModelingTask(GenerationHooks):
             shard_id,
             num_workers,
             epoch,
-            buffer_size,
             self.stream(text.name),
             not self.cfg.no_save_memory,
         )
@@ -198,7 +195,6 @@ class MemoryLanguageModelingTask(GenerationHooks):
         num_shards: int = 1,
         shard_id: int = 0,
         num_workers: int = 1,
-        data_buffer_size: int = 10,
         context_window: int = 0,
         **unused: Any,
     ) -> Accounted:
@@ -211,7 +207,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         def finish(tally: Tally) -> None:
             conclude(tally, dataset.name, dataset.total, shard_id, num_shards)
 
-        return protocol.batches(dataset, self.dictionary, finish, num_workers, data_buffer_size)
+        return protocol.batches(dataset, self.dictionary, finish, num_workers)
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
         """Training begins, or its next epoch."""

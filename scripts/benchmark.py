@@ -23,6 +23,7 @@ os.environ.setdefault("LOGLEVEL", "WARNING")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
+from benchmark_eval import Subject  # noqa: E402
 from fairseq.data import Dictionary  # noqa: E402
 
 from lamemo_fairseq.config import LaMemoConfig  # noqa: E402
@@ -173,6 +174,36 @@ def decode(options: argparse.Namespace) -> Table:
         f"float32, {options.device}, {options.threads} threads"
     )
     return Table(title, head.split("|"), rows)
+
+
+@part("eval")
+def evaluate(options: argparse.Namespace) -> Table:
+    """Evaluation against training steps on the same shapes, and by batch size."""
+    memory, rows = 512, []
+    for memory_type in ("lookahead", "recurrence"):
+        decoder = model(WORDS, SEGMENT, options.device, memory_type=memory_type, mem_len=memory, **DECODING)
+        subject = Subject(decoder, SEGMENT, options.device, lambda: clock(options.device))
+        training: List[float] = []
+        evaluation: Dict[int, List[float]] = {1: [], 4: [], 16: []}
+        for _ in range(options.repeats):
+            training += subject.training(STREAMS, 2)
+            for streams, times in evaluation.items():
+                times += subject.evaluation(streams, 2)
+        speed = {streams: streams * SEGMENT / lower_quartile(times) for streams, times in evaluation.items()}
+        trained = STREAMS * SEGMENT / lower_quartile(training)
+        ratio = f"{speed[STREAMS] / trained:.2f}"
+        rows.append((memory_type, f"{trained:.0f}", *(f"{value:.0f}" for value in speed.values()), ratio))
+    head = [
+        "memory type",
+        "training tok/s",
+        *(f"eval tok/s at {n}" for n in (1, 4, 16)),
+        f"eval / training at {STREAMS}",
+    ]
+    title = (
+        f"eval: 6 layers, width 256, 4 heads, FFN 1024, vocabulary {WORDS}, segment {SEGMENT}, memory {memory}, "
+        f"training with {STREAMS} streams, float32, {options.device}, {options.threads} threads"
+    )
+    return Table(title, head, rows)
 
 
 def tables(options: argparse.Namespace) -> Iterator[Table]:

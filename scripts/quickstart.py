@@ -23,6 +23,7 @@ import prepare_shakespeare
 import torch
 from corpus import CorpusError
 
+from lamemo_fairseq import LaMemoLanguageModel
 from lamemo_fairseq.recipes import RECIPES, Recipe, command_line
 
 # Importing fairseq turns every library's debugging messages on.
@@ -34,6 +35,7 @@ MODELS = (
     ("transformer-xl", "Transformer-XL", ["--memory-type", "recurrence"]),
 )
 SCORED = ("valid", "test")
+PROMPT = "the "
 
 
 def fairseq(command: str) -> str:
@@ -151,6 +153,14 @@ def table(rows: List[Dict[str, Any]], recipe: Recipe, source: str) -> str:
     return "\n".join(lines)
 
 
+def continuation(folder: Path, data: Path) -> str:
+    """How a trained model goes on from PROMPT: the same text every time."""
+    lm = LaMemoLanguageModel.from_pretrained(
+        str(folder), "checkpoint_last.pt", data_name_or_path=str(data), bpe="text_characters"
+    )
+    return str(lm.sample(PROMPT, sampling=True, sampling_topp=0.9, temperature=0.8, max_len_b=300, seed=1))
+
+
 def draw(rows: List[Dict[str, Any]], path: Path) -> None:
     """Training curves against updates and against seconds."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
@@ -193,6 +203,8 @@ def main() -> None:
     (dest / "table.txt").write_text(text + "\n", encoding="utf-8")
     draw(rows, dest / "curves.png")
     print(f"\n{text}\ncurves: {dest / 'curves.png'}")
+    for name, title, _ in MODELS:
+        print(f"\n{title} goes on from {PROMPT!r}:\n{continuation(dest / name, data)}")
 
 
 if __name__ == "__main__":

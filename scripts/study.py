@@ -12,7 +12,7 @@ DEST holds
     results.csv                   one row per finished run
     memory.csv, attention.csv     bits against the memory held when scoring, and attention by distance, with
                                   --memory-lengths
-    table.md, *.svg               what follows from these
+    table.md, *.svg, about.json   what follows from these, and what was asked for
 
 Seeds are the outer loop, so that whenever the time is up, the kinds have been treated alike.
 """
@@ -21,11 +21,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import logging
 import math
 import os
+import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -41,7 +44,7 @@ import torch
 from corpus import CorpusError
 from fairseq.data import Dictionary
 
-from lamemo_fairseq import results
+from lamemo_fairseq import results, sample
 from lamemo_fairseq.config import LaMemoConfig
 from lamemo_fairseq.decoder import LaMemoDecoder
 from lamemo_fairseq.errors import UsageError
@@ -197,6 +200,12 @@ def study(options: argparse.Namespace) -> None:
         raise StudyError("--seeds names none: give numbers joined by commas")
     for name in names:
         CORPORA[name](options.dest / "corpora" / name)
+    about = {
+        "command": shlex.join(["python", "scripts/study.py", *sys.argv[1:]]),
+        **{name: str(value) for name, value in dataclasses.asdict(setting).items()},
+        "machine": f"{machine()}, torch {torch.__version__}, Python {platform.python_version()}",
+    }
+    (options.dest / "about.json").write_text(json.dumps(about, indent=1))
     for seed in seeds:
         for name in names:
             for flag, value in points:
@@ -211,6 +220,13 @@ def study(options: argparse.Namespace) -> None:
                     run.look(lengths)
                     finish(options)
     finish(options)
+
+
+def machine() -> str:
+    """What the runs' seconds belong to."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} cores of {platform.machine()}"
 
 
 class Run:
@@ -298,6 +314,8 @@ class Run:
             "revision": revision(),
         }
         (self.folder / "curve.json").write_text(json.dumps(curve))
+        text = sample.sample(sample.open_checkpoint(self.folder / "checkpoint_best.pt"), tokens=300, seed=1)
+        (self.folder / "sample.txt").write_text(text)
         self.row.write_text(json.dumps(row))
         return True
 

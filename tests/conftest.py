@@ -8,7 +8,7 @@ from typing import Any, List, NamedTuple, Optional
 import pytest
 import torch
 from commands import PLUGIN as USER_DIR
-from commands import Command
+from commands import ROOT, Command  # noqa: F401
 
 from lamemo_fairseq.config import MemoryLanguageModelingConfig
 

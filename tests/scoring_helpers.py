@@ -46,7 +46,7 @@ def losses(
     model: Any, text: Text, protocol: Protocol, dictionary: Dictionary, workers: int = 0
 ) -> Tuple[Tensor, Tally]:
     """Loss of each target of the protocol's shard, in the text's order, and the account."""
-    batches = protocol.batches(text, dictionary, ignore, workers, 10)
+    batches = protocol.batches(text, dictionary, ignore, workers)
     rows: List[List[Tensor]] = [[] for _ in range(protocol.rows)]
     with torch.no_grad():
         for batch in batches:
@@ -69,12 +69,14 @@ def reference_losses(
     tokens = torch.cat([torch.tensor([eos]), text.span(0, text.total)])  # [1 + total]: sources, shifted by one
     rows = protocol.rows * protocol.shards
     share = -(-text.total // rows)
-    warmup = protocol.memory if protocol.warmup is None else protocol.warmup
+    warmup = protocol.memory + protocol.context if protocol.warmup is None else protocol.warmup
+    lead = warmup % protocol.tokens if rows > 1 else 0  # a short segment, so that a warm-up ends with one
     found = []
     for first in range(0, text.total, share):
         begin, end = max(0, first - warmup), min(first + share, text.total)
-        whole, rest = divmod(end - begin, protocol.tokens)
-        lengths = [protocol.tokens] * whole + [rest] * (rest > 0)
+        short = min(lead, end - begin)
+        whole, rest = divmod(end - begin - short, protocol.tokens)
+        lengths = [short] * (short > 0) + [protocol.tokens] * whole + [rest] * (rest > 0)
         numbers = None if documents is None else documents[None, begin:end]
         row = tokens[None, begin : end + 1]
         nll = stream_nll(cfg, weights, row, lengths, context=protocol.context, documents=numbers)

@@ -90,7 +90,7 @@ def test_micro_batches_weigh_an_auxiliary_loss_by_their_tokens() -> None:
 
 def lines(output: str, of: str) -> List[Dict[str, Any]]:
     """The JSON that fairseq logged of ``train`` updates or ``valid`` passes."""
-    found = re.findall(rf"\| {of} \| (\{{.*\}})", output)
+    found = re.findall(rf"\b{of}(?: \| |:)(\{{.*\}})", output)
     return [json.loads(line) for line in found]
 
 

@@ -218,6 +218,6 @@ def test_spelling_of_characters_words_and_pieces() -> None:
         before = torch.cat([torch.tensor([dictionary.eos()]), ids[:-1]])
         return spelling.characters(ids, before), spelling.words(ids), spelling.pieces
 
-    assert spelled(["a", "b", "_"], "a b _ b") == (5, 5, False)
+    assert spelled(["a", "b", "_", "\\u5f", "madeupword0000"], "a b _ b \\u5f") == (6, 6, False)
     assert spelled(["the", "cat", "@-@"], "the cat @-@ cat") == (len("the cat @-@ cat\n"), 5, False)
     assert spelled(["th@@", "e", "c@@", "at"], "th@@ e c@@ at e") == (len("the cat e\n"), 4, True)

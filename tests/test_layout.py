@@ -146,6 +146,18 @@ def test_every_token_of_every_sentence_is_scored_once(cut: Cut) -> None:
     assert sorted(found) == list(range(FIRST, FIRST + cut.total))
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 6), st.integers(1, 8), st.integers(0, 9), st.integers(0, 30))
+def test_a_warm_up_fills_the_memory_of_every_row_that_has_room_for_it(total, rows, tokens, context, memory) -> None:
+    layout = Layout.even(total, rows, tokens, context, memory + context)
+    segments = Segments(Text(Lines([total]), "test"), layout, PAD, EOS)
+    for batch in collated(segments, rows, 1, 0):
+        for row in range(rows):
+            scored = batch["target"][row].ne(PAD)
+            if row * layout.share >= memory + context:
+                assert batch["remembered"][row][scored].ge(memory).all()
+
+
 def test_a_row_that_scores_nothing_reads_nothing() -> None:
     layout = Layout.even(total=5, rows=9, tokens=2, warmup=3)
     segments = Segments(Text(Lines([5]), "test"), layout, PAD, EOS)

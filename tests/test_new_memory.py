@@ -48,4 +48,5 @@ def test_the_walk_through(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:]
     contract = (ROOT / "tests" / "test_contract.py").read_text().count("@every_kind")
-    assert f"{contract} passed" in done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed.group(1)) >= contract

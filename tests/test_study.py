@@ -203,11 +203,11 @@ def test_the_standard_library_is_split_by_whole_files(tmp_path: Path) -> None:
         prepare_python.standard_library(tmp_path / "lib" / "test")
 
 
-# Trains and scores two models as processes of fairseq, stopped once on the way.
+# Eight processes that import fairseq: the study is started three times, and trains and scores one model.
 @pytest.mark.slow
 def test_the_grid_is_run_and_resumed(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "study.py"), str(tmp_path / "study"), "--setting", "tiny"]
-    command += ["--seeds", "1", "--corpora", "topics", "--kinds", "recurrence,continuous", "--updates", "12"]
+    command += ["--seeds", "1", "--corpora", "topics", "--kinds", "continuous", "--updates", "12"]
 
     def run(*flags: str) -> str:
         done = subprocess.run(
@@ -219,11 +219,9 @@ def test_the_grid_is_run_and_resumed(tmp_path: Path) -> None:
     assert "time is up" in run("--time-budget", "0")
     assert not (tmp_path / "study" / "results.csv").exists()
     first = run("--memory-lengths", "0,32", "--report", str(tmp_path / "report.html"))
-    assert first.count("seed 1") == 2
+    assert first.count("seed 1") == 1
     with open(tmp_path / "study" / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["kind"] for row in rows] == ["continuous", "recurrence"]
-    assert all(3 < float(row["test_bits"]) < 8 for row in rows)
-    assert abs(int(rows[0]["parameters"]) / int(rows[1]["parameters"]) - 1) < 0.005
+    assert [row["kind"] for row in rows] == ["continuous"] and 3 < float(rows[0]["test_bits"]) < 8
     assert "seed 1" not in run()  # nothing is left to do
     assert (tmp_path / "report.html").read_text().count("<svg") == 4

@@ -48,7 +48,13 @@ def trained(memory_type: str, updates: int = 200) -> Tuple[LaMemoLanguageModel, 
     return model.eval(), dictionary, text_of([ids[140_000:]])
 
 
-@pytest.mark.parametrize("memory_type", ["lookahead", "recurrence"])
+@pytest.mark.parametrize(
+    "memory_type",
+    [
+        "lookahead",
+        pytest.param("recurrence", marks=pytest.mark.slow),  # trains a second model, for ten seconds
+    ],
+)
 def test_warm_streams_stay_within_a_thousandth(memory_type: str) -> None:
     model, dictionary, text = trained(memory_type)
 
