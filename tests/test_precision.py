@@ -166,7 +166,7 @@ def test_overflow_on_a_gpu(data, float32, tmp_path, flags):
 
 @pytest.mark.gpu
 @NEEDS_GPU
-@pytest.mark.parametrize("flags", [["--ddp-backend", "pytorch_ddp"], ["--bf16"], ["--memory-efficient-fp16"]])
+@pytest.mark.parametrize("flags", [["--fp16"], ["--memory-efficient-fp16"], ["--amp"]])
 def test_on_a_gpu(data, float32, tmp_path, flags):
     output = train(data, tmp_path / "run", *flags, "--max-update", UPDATES, cpu=False)[0].succeed()
     assert last_losses(output) == pytest.approx(float32, rel=0.02)
