@@ -95,7 +95,13 @@ def stop_and_go_on(data, folder, stop, end, *flags):
     return output, folder / "whole" / "checkpoint_last.pt", folder / "halves" / "checkpoint_last.pt"
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+# The two kinds whose state holds most; for the others, three runs each, there is --all.
+SHORT = ("lookahead", "compressive")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in SHORT else pytest.param(kind, marks=pytest.mark.slow) for kind in sorted(KINDS)]
+)
 def test_every_kind_of_memory_is_saved(data, tmp_path, kind):
     output, whole, halves = stop_and_go_on(data, tmp_path, 12, 20, *KINDS[kind])
     assert_same_training(whole, halves)
