@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Biases, RelativeAttention
 from .config import LaMemoConfig
+from .documents import Separator, Tracker
 from .errors import UsageError
 from .incremental import OpenSegment
 from .layer import Layer
@@ -45,12 +46,19 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         cfg: the model's configuration, checked.
         dictionary: symbols; its size is V.
         segment_length: tokens after which an incremental decoder refreshes its memory.
+        separator: behind which an incremental decoder reads on with an empty memory; None: it never does.
     """
 
-    def __init__(self, cfg: LaMemoConfig, dictionary: Dictionary, segment_length: int) -> None:
+    def __init__(
+        self,
+        cfg: LaMemoConfig,
+        dictionary: Dictionary,
+        segment_length: int,
+        separator: Optional[Separator] = None,
+    ) -> None:
         super().__init__(dictionary)
         D, H, d = cfg.decoder_embed_dim, cfg.decoder_attention_heads, cfg.head_dim
-        self.dim, self.dropout, self.segment_length = D, cfg.dropout, segment_length
+        self.dim, self.dropout, self.segment_length, self.separator = D, cfg.dropout, segment_length, separator
         self.checkpoint_activations = cfg.checkpoint_activations
         self.positions = Positions(
             cfg.encoding,
@@ -262,7 +270,12 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         """A segment that waits for its first token, behind ``state`` (default: an empty memory)."""
         if state is None:
             state = self.memory.empty(streams, next(self.layers.parameters()))
-        return OpenSegment(state, self.segment_length, len(self.layers))
+        tracker = None
+        if self.separator is not None:
+            tracker = Tracker(self.separator, streams, next(self.layers.parameters()).device)
+            if state.documents is not None and state.last is not None and state.length > 0:
+                tracker.number, tracker.last = state.documents[:, -1], state.last
+        return OpenSegment(state, self.segment_length, len(self.layers), tracker)
 
     def extend_chunk(self, tokens: Tensor, opened: OpenSegment) -> Tensor:
         """Reads tokens [B, n] that fit into the open segment; features [B, n, D]."""
@@ -271,7 +284,8 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             if opened.weights is None:
                 opened.weights = step_layers(self.layers, self.biases)
             return opened.step(x.squeeze(1), opened.weights, self.positions.reach).unsqueeze(1)
-        plan = self.plan(x, opened.state, None, before=opened.length, room=opened.room)
+        documents = None if opened.tracker is None else opened.documents.append(opened.tracker.read(tokens))
+        plan = self.plan(x, opened.state, documents, before=opened.length, room=opened.room)
         done = self.climb(x, opened.state, plan, opened=opened)
         opened.take(done.record)
         return done.top
@@ -280,7 +294,8 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         """Whether a single token may go through ``steps.py``: what it reads is all in the caches of keys."""
         counted = any(self.memory.wants_usage(layer) for layer in range(len(self.layers)))
         learned = self.positions.encoding == "shaw"
-        return opened.length > 0 and opened.cached and not (self.training or counted or learned)
+        apart = opened.tracker is not None
+        return opened.length > 0 and opened.cached and not (self.training or counted or learned or apart)
 
     def reorder_incremental_state(self, incremental_state: Dict[str, Any], new_order: Tensor) -> None:
         """Moves everything that a stream keeps to its new place; the identity costs nothing."""

@@ -57,6 +57,31 @@ class Separator:
         return (tokens == self.eos) & (earlier == self.eos)
 
 
+class Tracker:
+    """Numbers the documents of texts that are read or written piece by piece.
+
+    Args:
+        separator: what ends a document.
+        streams: B, texts side by side.
+        device: where their tokens are.
+    """
+
+    def __init__(self, separator: Separator, streams: int, device: torch.device) -> None:
+        self.separator = separator
+        self.last = torch.full((streams,), separator.eos, device=device)  # [B], the token read last
+        self.number = torch.zeros(streams, dtype=torch.long, device=device)  # [B], its position's document
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """The documents [B, n] of the next ``tokens`` [B, n], as a model's inputs."""
+        numbers = self.number.unsqueeze(1) + self.separator.ends(tokens, self.last).cumsum(1)
+        self.last, self.number = tokens[:, -1], numbers[:, -1]
+        return numbers
+
+    def select(self, order: Tensor) -> None:
+        """Texts in another order: ``order`` [B'] of their numbers."""
+        self.last, self.number = self.last.index_select(0, order), self.number.index_select(0, order)
+
+
 @dataclass(frozen=True)
 class Documents:
     """The documents of a text.

@@ -5,6 +5,7 @@ refreshed rows. So a token costs its own projections and one row of attention, a
 of the segment read at once. Letters as in ``ops.py``.
 """
 
+from dataclasses import replace
 from typing import List, Optional
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .attention import Cache
 from .buffers import Buffer
+from .documents import Tracker
 from .memory import Memory, MemoryState, SegmentRecord
 from .ops import Attention
 from .steps import StepLayer
@@ -29,10 +31,11 @@ class OpenSegment:
         state: the memory before the segment.
         room: N, tokens that the segment holds when full.
         layers: L.
+        tracker: numbers the documents that are read; None where each stream is one document.
     """
 
-    def __init__(self, state: MemoryState, room: int, layers: int) -> None:
-        self.room, self.layers = room, layers
+    def __init__(self, state: MemoryState, room: int, layers: int, tracker: Optional[Tracker] = None) -> None:
+        self.room, self.layers, self.tracker = room, layers, tracker
         self.read = 0  # tokens of the whole text
         self.weights: Optional[List[StepLayer]] = None  # as single tokens read them
         self.begin(state)
@@ -41,6 +44,7 @@ class OpenSegment:
         """Empty, behind ``state``."""
         self.state, self.length = state, 0
         self.caches = [Cache(state.length + self.room) for _ in range(self.layers)]
+        self.documents = Buffer(self.room, dim=1)  # [B, N], unless each stream is one document
         self.embeddings = Buffer(self.room, dim=1)  # [B, N, D]
         self.inputs = [Buffer(self.room, dim=1) for _ in range(self.layers)]
         # Attention of the refreshed memory, then of the segment: [B, H, M + N, d] and [B, H, M + N].
@@ -90,11 +94,14 @@ class OpenSegment:
             Attention(output.filled(), lse.filled()) if keep else None
             for output, lse, keep in zip(self.outputs, self.lses, self.keeps)
         ]
-        return SegmentRecord(self.embeddings.filled(), [rows.filled() for rows in self.inputs], kept, self.usage)
+        documents = None if self.tracker is None else self.documents.filled()
+        inputs = [rows.filled() for rows in self.inputs]
+        return SegmentRecord(self.embeddings.filled(), inputs, kept, self.usage, documents=documents)
 
     def close(self, memory: Memory) -> None:
         """The segment enters the memory, and the next begins."""
-        self.begin(memory.absorb(self.state, self.record(), self.length))
+        state = memory.absorb(self.state, self.record(), self.length)
+        self.begin(state if self.tracker is None else replace(state, last=self.tracker.last))
 
     def reorder(self, order: Tensor) -> None:
         """Streams in another order: ``order`` [B'] of stream numbers; the identity costs nothing."""
@@ -104,7 +111,9 @@ class OpenSegment:
     def select(self, order: Tensor) -> None:
         """Streams in another order, or some of them, or some more than once."""
         self.state = self.state.select(order)
-        for buffer in [self.embeddings, *self.inputs, *self.outputs, *self.lses]:
+        if self.tracker is not None:
+            self.tracker.select(order)
+        for buffer in [self.documents, self.embeddings, *self.inputs, *self.outputs, *self.lses]:
             buffer.select(order)
         self.usage = [None if usage is None else usage.index_select(0, order) for usage in self.usage]
         for cache in self.caches:

@@ -32,10 +32,12 @@ class LaMemoLanguageModel(FairseqLanguageModel):
         """Checks the flags and builds the model for the task's dictionary and segment length."""
         # The configuration arrives as an omegaconf container, which has the fields but not the methods.
         given = cfg
-        cfg = LaMemoConfig(**{name: given[name] for name in LaMemoConfig.__dataclass_fields__})
+        # A checkpoint of an earlier version lacks newer flags, which then have their defaults.
+        cfg = LaMemoConfig(**{name: given[name] for name in LaMemoConfig.__dataclass_fields__ if name in given})
         cfg.check()
+        separator = None
         if isinstance(task, MemoryLanguageModelingTask):
-            segment_length = task.cfg.tokens_per_sample
+            segment_length, separator = task.cfg.tokens_per_sample, task.separator()
         else:
             segment_length = task.args.tokens_per_sample
             logger.info(
@@ -46,7 +48,7 @@ class LaMemoLanguageModel(FairseqLanguageModel):
             # Written back, because a checkpoint must find a table of this size whatever segments it is read with.
             given.max_distance = cfg.max_distance = cfg.mem_len + segment_length
         logger.info("memory: %s, %d tokens; positions: %s", cfg.memory_type, cfg.mem_len, cfg.encoding)
-        return cls(LaMemoDecoder(cfg, task.source_dictionary, segment_length))
+        return cls(LaMemoDecoder(cfg, task.source_dictionary, segment_length, separator))
 
     @property
     def memory_length(self) -> int:

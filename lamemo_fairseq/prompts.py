@@ -213,8 +213,18 @@ def alike(states: List[List[MemoryState]]) -> List[List[int]]:
 
 def join(states: List[MemoryState]) -> MemoryState:
     """One state of B streams from B states of one stream each."""
-    names = states[0].tensors
-    return replace(states[0], tensors={name: torch.cat([state.tensors[name] for state in states]) for name in names})
+    first = states[0]
+
+    def together(tensors: Sequence[Optional[Tensor]]) -> Optional[Tensor]:
+        found = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(found) if found else None
+
+    return replace(
+        first,
+        tensors={name: torch.cat([state.tensors[name] for state in states]) for name in first.tensors},
+        documents=together([state.documents for state in states]),
+        last=together([state.last for state in states]),
+    )
 
 
 def warn_of_other_segments(tokens: int, task_cfg: Any) -> None:

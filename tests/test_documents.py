@@ -23,6 +23,7 @@ from lamemo_fairseq.documents import Documents, Separator
 from lamemo_fairseq.errors import UsageError
 from lamemo_fairseq.model import LaMemoLanguageModel
 from lamemo_fairseq.protocol import Protocol
+from lamemo_fairseq.streams import Stream
 
 PAD, EOS, MARK = 1, 2, 5
 SMALL = ReferenceConfig(vocab_size=11, layers=2, heads=2, head_dim=4, model_dim=6, ffn_dim=10, mem_len=5)
@@ -140,3 +141,30 @@ def test_training_clears_memories_too(corpus: Path, tmp_path: Path) -> None:
         weights.append(torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"])
     never, word = (np.concatenate([tensor.flatten().numpy() for tensor in one.values()]) for one in weights)
     assert np.abs(never - word).max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["lookahead", "recurrence", "none"])
+@pytest.mark.parametrize("separator", [Separator(EOS), Separator(EOS, MARK)], ids=["blank", "symbol"])
+def test_decoding_clears_memories_where_reading_does(kind, separator) -> None:
+    """Token by token and in pieces, over segments: with ends of documents inside of them and at their edges."""
+    cfg = replace(SMALL, **kind)
+    N, B, generator = 4, 3, torch.Generator().manual_seed(7)
+    decoder = build(cfg, random_weights(cfg), N)
+    decoder.separator = separator
+    words = torch.tensor([EOS, EOS, MARK, 6, 7])  # many ends, and many that only look like one
+    text = words[torch.randint(len(words), (B, 6 * N), generator=generator)]
+    source = torch.cat([torch.full((B, 1), EOS), text[:, :-1]], dim=1)
+    numbers = torch.tensor([plainly(row, separator) for row in text.tolist()])
+    assert (numbers[:, -1] > 1).all()
+    stream, state, found = Stream("text"), {}, []
+    with torch.no_grad():
+        read = [
+            decoder(source[:, n * N : n * N + N], stream=stream, segment=n, documents=numbers[:, n * N : n * N + N])[0]
+            for n in range(6)
+        ]
+        for end in range(1, 6 * N + 1):
+            scores, _ = decoder(source[:, :end], incremental_state=state)
+            found.append(scores)
+            decoder.reorder_incremental_state(state, torch.tensor([0, 2, 1]))  # and back: rows keep their documents
+            decoder.reorder_incremental_state(state, torch.tensor([0, 2, 1]))
+    torch.testing.assert_close(torch.cat(found, 1), torch.cat(read, 1), rtol=1e-10, atol=1e-10)

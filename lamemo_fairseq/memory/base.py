@@ -27,18 +27,21 @@ class MemoryState:
         added: A, the tokens that entered at the last update.
         documents: [B, M] int64 numbers of the documents that the rows belong to, -1 for a cleared row;
             None where each stream is one document.
+        last: [B] ids of the tokens read last, by which a decoder knows where a document ends; else None.
     """
 
     tensors: Dict[str, Tensor]
     length: int = 0
     added: int = 0
     documents: Optional[Tensor] = None
+    last: Optional[Tensor] = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "MemoryState":
         """The state with ``function`` applied to each tensor."""
         documents = None if self.documents is None else function(self.documents)
+        last = None if self.last is None else function(self.last)
         tensors = {name: function(tensor) for name, tensor in self.tensors.items()}
-        return replace(self, tensors=tensors, documents=documents)
+        return replace(self, tensors=tensors, documents=documents, last=last)
 
     def select(self, order: Tensor) -> "MemoryState":
         """The streams in another order, as beam search asks for it: ``order`` [B'] of stream numbers."""
