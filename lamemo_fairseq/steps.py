@@ -23,16 +23,22 @@ def turned(weight: Tensor) -> Tensor:
     return weight.t().contiguous() if weight.device.type == "cpu" else weight.t()
 
 
+def parts(inner: int, device: torch.device) -> int:
+    """Into how many the feed-forward's width is cut: a CPU gives each core its own part of a product with few rows."""
+    return next(count for count in (4, 2, 1) if inner % count == 0) if device.type == "cpu" else 1
+
+
 @dataclass(frozen=True)
 class StepLayer:
     """One layer's weights as a step reads them.
 
     Attributes:
         layer: whose weights.
-        qkv: [D, 3 * H * d], queries scaled by 1 / sqrt(d).
+        qkv: [3, D, H * d], queries scaled by 1 / sqrt(d).
         vectors: [2, 1, H, d], content and position vectors towards the past, scaled alike; None with absolute
             positions.
-        out, inner, outer: [H * d, D], [D, F], [F, D].
+        out: [H * d, D].
+        inner, inner_bias, outer: the feed-forward in P parts, [P, D, F / P], [P, 1, F / P] and [P, F / P, D].
     """
 
     layer: Layer
@@ -40,6 +46,7 @@ class StepLayer:
     vectors: Optional[Tensor]
     out: Tensor
     inner: Tensor
+    inner_bias: Tensor
     outer: Tensor
 
     @staticmethod
@@ -51,13 +58,17 @@ class StepLayer:
             content, position = biases.left()
             assert content is not None and position is not None
             vectors = torch.stack([content, position]).unsqueeze(1) * scale
+        projections = [attention.q_proj.weight * scale, *attention.kv_proj.weight.chunk(2)]
+        feed = layer.feed_forward
+        P = parts(feed.fc1.out_features, feed.fc1.weight.device)
         return StepLayer(
             layer,
-            turned(torch.cat([attention.q_proj.weight * scale, attention.kv_proj.weight])),
+            torch.stack([turned(weight) for weight in projections]),
             vectors,
             turned(attention.out_proj.weight),
-            turned(layer.feed_forward.fc1.weight),
-            turned(layer.feed_forward.fc2.weight),
+            torch.stack([turned(weight) for weight in feed.fc1.weight.chunk(P)]),
+            feed.fc1.bias.view(P, 1, -1),
+            torch.stack([turned(weight) for weight in feed.fc2.weight.chunk(P, dim=1)]),
         )
 
     def read(self, x: Tensor, cache: Cache, reach: Optional[int], output: Buffer, lse: Buffer, keep: bool) -> Tensor:
@@ -66,7 +77,7 @@ class StepLayer:
         layer, pre_norm = self.layer, self.layer.normalize_before
         B, H, d = x.size(0), layer.attention.heads, layer.attention.head_dim
         h = normalize(layer.attention_norm, x) if pre_norm else x
-        q, k, v = torch.mm(h, self.qkv).view(B, 3, H, d).unbind(1)
+        q, k, v = torch.bmm(h.expand(3, *h.shape), self.qkv).view(3, B, H, d).unbind(0)
         cache.keys.slot().copy_(k)
         cache.values.slot().copy_(v)
         T = cache.keys.length
@@ -96,8 +107,8 @@ class StepLayer:
 
     def feed(self, h: Tensor, residual: Tensor) -> Tensor:
         """``residual`` [B, D] and the feed-forward of ``h`` [B, D], but for its last bias."""
-        inner = torch.addmm(self.layer.feed_forward.fc1.bias, h, self.inner).relu_()
-        return torch.addmm(residual, inner, self.outer)
+        inner = torch.baddbmm(self.inner_bias, h.expand(self.inner.size(0), *h.shape), self.inner).relu_()
+        return residual + torch.bmm(inner, self.outer).sum(0)
 
 
 def normalize(norm: nn.LayerNorm, x: Tensor) -> Tensor:

@@ -203,6 +203,7 @@ def main() -> None:
     (dest / "table.txt").write_text(text + "\n", encoding="utf-8")
     draw(rows, dest / "curves.png")
     print(f"\n{text}\ncurves: {dest / 'curves.png'}")
+    logging.disable(logging.INFO)  # what fairseq says of itself while it loads a model
     for name, title, _ in MODELS:
         print(f"\n{title} goes on from {PROMPT!r}:\n{continuation(dest / name, data)}")
 
