@@ -63,14 +63,17 @@ def test_yaml_and_command_line_mean_the_same(name: str, corpus: Path) -> None:
             assert found == value, (group, field)
 
 
-def test_hydra_trains_the_same_weights(corpus: Path, tmp_path: Path) -> None:
+def hydra_train(corpus: Path, folder: Path, *changes: str) -> "subprocess.CompletedProcess[str]":
+    """``fairseq-hydra-train`` as the README of the example has it."""
     words = [Path(sys.executable).with_name("fairseq-hydra-train"), "--config-dir"]
     words += [ROOT / "examples/shakespeare/config", "--config-name", "lamemo_small", f"task.data={corpus}"]
-    words += [f"common.user_dir={USER_DIR}", "optimization.max_update=3", f"checkpoint.save_dir={tmp_path}/hydra"]
+    words += [f"common.user_dir={USER_DIR}", f"hydra.run.dir={folder}/run", *changes]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*map(str, words), f"hydra.run.dir={tmp_path}/run"], env=environment, capture_output=True, text=True
-    )
+    return subprocess.run([*map(str, words)], env=environment, capture_output=True, text=True)
+
+
+def test_hydra_trains_the_same_weights(corpus: Path, tmp_path: Path) -> None:
+    done = hydra_train(corpus, tmp_path, "optimization.max_update=3", f"checkpoint.save_dir={tmp_path}/hydra")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     run("train", corpus, *command_line(RECIPES["lamemo_small"]), "--max-update", 3, "--save-dir", tmp_path / "line")
     one, other = (
@@ -78,3 +81,10 @@ def test_hydra_trains_the_same_weights(corpus: Path, tmp_path: Path) -> None:
     )
     for name in one:
         assert torch.equal(one[name], other[name]), name
+
+
+def test_hydra_shows_mistakes_in_one_line(corpus: Path, tmp_path: Path) -> None:
+    done = hydra_train(corpus, tmp_path, "model.mem_len=-1")
+    assert done.returncode == 1
+    assert "--mem-len -1 is too small: choose 0 or more" in done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
