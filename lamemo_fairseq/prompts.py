@@ -204,10 +204,14 @@ def continue_texts(
 
 def alike(states: List[List[MemoryState]]) -> List[List[int]]:
     """Numbers of the rows whose states have equal shapes: near a text's beginning memories are still filling."""
+
+    def shapes(state: MemoryState) -> Any:
+        kept = (state.documents is None, state.last is None)  # before the first token nothing was read
+        return state.length, state.added, kept, tuple(tensor.shape for tensor in state.tensors.values())
+
     groups: Dict[Any, List[int]] = {}
     for row, each in enumerate(states):
-        shapes = tuple((s.length, s.added, tuple(t.shape for t in s.tensors.values())) for s in each)
-        groups.setdefault(shapes, []).append(row)
+        groups.setdefault(tuple(map(shapes, each)), []).append(row)
     return list(groups.values())
 
 
@@ -217,6 +221,7 @@ def join(states: List[MemoryState]) -> MemoryState:
 
     def together(tensors: Sequence[Optional[Tensor]]) -> Optional[Tensor]:
         found = [tensor for tensor in tensors if tensor is not None]
+        assert len(found) in (0, len(tensors)), "states that are not alike"
         return torch.cat(found) if found else None
 
     return replace(

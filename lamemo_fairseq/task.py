@@ -144,9 +144,10 @@ class MemoryLanguageModelingTask(GenerationHooks):
         rows = rows_for(max_sentences, max_tokens, tokens)
         rotates = self.cfg.random_offset and dataset.name == "train"
         offset = rotation(dataset.total, seed, epoch) if rotates else 0
-        layout = Layout.even(dataset.total, rows * num_shards, tokens, offset=offset)
         if self.cfg.varlen and dataset.name == "train":
             layout = varied(dataset.total, rows * num_shards, tokens, seed, epoch, offset)
+        else:
+            layout = Layout.even(dataset.total, rows * num_shards, tokens, offset=offset)
         return self.iterate(dataset, layout, rows, num_shards, shard_id, num_workers, epoch)
 
     def iterate(

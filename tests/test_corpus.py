@@ -12,6 +12,8 @@ from corpus import CHARACTERS, WORDS, Corpus, CorpusError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamemo_fairseq.characters import TextCharacters
+
 # A line of a text file that was read with universal line ends: anything but the line ends.
 LINES = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))
 
@@ -242,3 +244,11 @@ def test_the_real_archive(tmp_path: Path) -> None:
     for split in ("valid", "test"):
         share = sum(len(texts[name]) for name in prepare_shakespeare.PLAYS[split]) / total
         assert 0.05 < share < 0.08
+
+
+@given(LINES)
+def test_the_package_spells_characters_as_the_corpus_does(line: str) -> None:
+    """Written twice, because a corpus is prepared without loading fairseq; one spelling."""
+    spelled = corpus.encode_characters(line)
+    assert TextCharacters.encode(line) == spelled
+    assert TextCharacters.decode(spelled) == corpus.decode_characters(spelled) == line

@@ -21,7 +21,9 @@ from lamemo_fairseq.config import MemoryLanguageModelingConfig
 from lamemo_fairseq.data import Layout, Segments
 from lamemo_fairseq.documents import Documents, Separator
 from lamemo_fairseq.errors import UsageError
+from lamemo_fairseq.memory import MemoryState
 from lamemo_fairseq.model import LaMemoLanguageModel
+from lamemo_fairseq.prompts import alike, join
 from lamemo_fairseq.protocol import Protocol
 from lamemo_fairseq.streams import Stream
 
@@ -168,3 +170,11 @@ def test_decoding_clears_memories_where_reading_does(kind, separator) -> None:
             decoder.reorder_incremental_state(state, torch.tensor([0, 2, 1]))  # and back: rows keep their documents
             decoder.reorder_incremental_state(state, torch.tensor([0, 2, 1]))
     torch.testing.assert_close(torch.cat(found, 1), torch.cat(read, 1), rtol=1e-10, atol=1e-10)
+
+
+def test_texts_that_begin_are_not_joined_with_texts_that_go_on() -> None:
+    """Without a memory nothing but the last token tells them apart."""
+    new, old = MemoryState({}), MemoryState({}, last=torch.tensor([EOS]))
+    assert alike([[old], [new], [old]]) == [[0, 2], [1]]
+    joined = join([old, old])
+    assert joined.last is not None and joined.last.tolist() == [EOS, EOS]
