@@ -3,12 +3,12 @@
 
     python scripts/study.py runs/study --seeds 1,2,3 --report runs/study/report.html
 
-Trains a grid of kinds x seeds x corpora (x conditions, see --vary) with fairseq-train, one process after another, and
+Trains a grid of kinds x seeds x corpora (x conditions, see --vary) with fairseq-train, --jobs processes at a time, and
 scores each with lamemo_fairseq.evaluate. Started again, it goes on where it was; --time-budget says when to stop.
 DEST holds
 
     corpora/CORPUS/               texts and data-bin
-    runs/CORPUS/CONDITION/KIND/seedK/   checkpoints, train.log, row.json
+    runs/CORPUS/CONDITION/KIND/seedK/   checkpoints, train.log, row.json (CONDITION is base where nothing is varied)
     results.csv                   one row per finished run
     memory.csv, attention.csv     bits against the memory held when scoring, and attention by distance, with
                                   --memory-lengths
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -33,6 +34,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,8 @@ class Setting:
         updates: of the optimizer.
         lr: peak of the cosine schedule.
         valid: updates between validations.
+        valid_steps: segments per stream that these read; the final scores are over all of a text.
+        dropout: 0 where a corpus is read less than once, which leaves nothing to be learned by heart.
     """
 
     preset: str
@@ -117,12 +121,14 @@ class Setting:
     updates: int
     lr: float
     valid: int
+    valid_steps: int
+    dropout: float
 
 
 SETTINGS = {
-    "tiny": Setting("lamemo_lm_small", 32, 32, 32, 20, 1e-3, 10),  # to try the tool
-    "cpu": Setting("lamemo_lm_small", 64, 64, 16, 2400, 1e-3, 200),
-    "gpu": Setting("lamemo_lm_enwik8_base", 512, 512, 16, 20_000, 2.5e-4, 1000),
+    "tiny": Setting("lamemo_lm_small", 32, 32, 32, 20, 1e-3, 10, 10, 0.0),  # to try the tool
+    "cpu": Setting("lamemo_lm_small", 64, 64, 8, 1600, 1e-3, 100, 100, 0.0),
+    "gpu": Setting("lamemo_lm_enwik8_base", 512, 512, 16, 20_000, 2.5e-4, 1000, 50, 0.1),
 }
 
 
@@ -132,6 +138,7 @@ class StudyError(Exception):
 
 def main() -> None:
     options = parse(sys.argv[1:])
+    logging.disable(logging.INFO)  # what fairseq has to say stands in each run's logs
     try:
         study(options)
     except (StudyError, UsageError, CorpusError) as error:
@@ -151,8 +158,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--vary",
         default="",
         metavar="FLAG=V1,V2",
-        help="a further dimension of the grid: memory, or a flag of fairseq-train, e.g. lr=0.001,0.0005",
+        help="a further dimension of the grid: memory, updates, or a flag of fairseq-train, e.g. lr=0.001,0.0005",
     )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
     parser.add_argument("--memory-lengths", default="", help="score with these memories as well, e.g. 0,32,64,128")
     parser.add_argument("--time-budget", type=float, default=float("inf"), metavar="MINUTES", help="then stop")
     parser.add_argument("--report", type=Path, help="write one page with everything here")
@@ -196,6 +204,8 @@ def study(options: argparse.Namespace) -> None:
     names = chosen("corpora", options.corpora, CORPORA)
     seeds, lengths = numbers("seeds", options.seeds), numbers("memory-lengths", options.memory_lengths)
     points = conditions(options.vary)
+    if options.jobs < 1:
+        raise StudyError(f"--jobs {options.jobs} leaves nobody to work: give 1 or more")
     if not seeds:
         raise StudyError("--seeds names none: give numbers joined by commas")
     for name in names:
@@ -206,20 +216,31 @@ def study(options: argparse.Namespace) -> None:
         "machine": f"{machine()}, torch {torch.__version__}, Python {platform.python_version()}",
     }
     (options.dest / "about.json").write_text(json.dumps(about, indent=1))
-    for seed in seeds:
-        for name in names:
-            for flag, value in points:
-                for kind in kinds:
-                    run = Run(options, setting, kind, seed, name, flag, value)
-                    left = options.time_budget * 60 - (time.monotonic() - began)
-                    if not run.finished and left <= 0:
-                        print("study: the time is up; the same command goes on from here", flush=True)
-                        return finish(options)
-                    if not run.complete(left):
-                        continue
-                    run.look(lengths)
-                    finish(options)
+    runs = [
+        Run(options, setting, kind, seed, name, flag, value)
+        for seed, name, (flag, value), kind in itertools.product(seeds, names, points, kinds)
+    ]
+    until = began + options.time_budget * 60
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = {pool.submit(attend, run, until, lengths): run for run in runs}
+        for job in as_completed(jobs):
+            if job.exception() is not None:
+                pool.shutdown(cancel_futures=True)  # waits for the runs that have begun
+            if job.result():
+                jobs[job].write_sample()
+                finish(options)
+    if not all(run.finished for run in runs):
+        print("study: the time is up; the same command goes on from here", flush=True)
     finish(options)
+
+
+def attend(run: Run, until: float, lengths: list[int]) -> bool:
+    """Does what a run still lacks, unless the clock stands at ``until``; whether it is complete."""
+    left = until - time.monotonic()
+    if not run.finished and (left <= 0 or not run.complete(left)):
+        return False
+    run.look(lengths)
+    return True
 
 
 def machine() -> str:
@@ -238,9 +259,12 @@ class Run:
         self.kind, self.seed, self.corpus, self.setting = kind, seed, corpus, setting
         self.updates = options.updates or setting.updates
         self.memory = options.memory or setting.memory
+        self.jobs = options.jobs
         self.condition, self.extra = "", []
         if flag == "memory":
             self.memory = numbers("vary", value)[0]
+        elif flag == "updates":
+            self.updates = numbers("vary", value)[0]
         elif flag:
             self.extra = [f"--{flag}", value]
         if flag:
@@ -291,13 +315,13 @@ class Run:
             *("--batch-size", setting.batch, "--seed", self.seed, "--random-offset", "--optimizer", "adam"),
             *("--lr", setting.lr, "--lr-scheduler", "cosine", "--warmup-updates", self.updates // 20),
             *("--clip-norm", 0.25, "--max-update", self.updates, "--validate-interval-updates", setting.valid),
+            *("--max-valid-steps", setting.valid_steps, "--dropout", setting.dropout),
             *("--save-interval-updates", setting.valid, "--keep-interval-updates", 1, "--no-epoch-checkpoints"),
             *("--best-checkpoint-metric", "bpc", "--log-format", "json", "--log-interval", max(1, setting.valid // 10)),
             *(*self.flags(), *limit),
         )
         curve = results.read_curve(log)
         if not curve or curve[-1]["updates"] < self.updates:
-            print("study: stopped before its last update; the same command goes on from here", flush=True)
             return False
         found = re.search(r"num\. (?:shared )?model params: ([\d,]+)", log)
         assert found
@@ -314,10 +338,15 @@ class Run:
             "revision": revision(),
         }
         (self.folder / "curve.json").write_text(json.dumps(curve))
-        text = sample.sample(sample.open_checkpoint(self.folder / "checkpoint_best.pt"), tokens=300, seed=1)
-        (self.folder / "sample.txt").write_text(text)
         self.row.write_text(json.dumps(row))
         return True
+
+    def write_sample(self) -> None:
+        """Text of the model's own, drawn by one run at a time: torch has one random state for all threads."""
+        path = self.folder / "sample.txt"
+        if not path.exists():
+            model = sample.open_checkpoint(self.folder / "checkpoint_best.pt")
+            path.write_text(sample.sample(model, tokens=300, seed=1))
 
     def spent(self) -> float:
         """Seconds that an interrupted run has taken."""
@@ -330,7 +359,7 @@ class Run:
         folder = self.folder / f"scores-{split}"
         self.execute(
             *("lamemo_fairseq.evaluate", self.data, "--path", self.folder / "checkpoint_best.pt"),
-            *("--results-path", folder, "--gen-subset", split, "--batch-size", self.setting.batch),
+            *("--results-path", folder, "--gen-subset", split, "--batch-size", 4 * self.setting.batch),
             *("--tokens-per-sample", self.setting.tokens, *arguments),
         )
         return json.loads((folder / "results.json").read_text())
@@ -347,6 +376,8 @@ class Run:
         name = module.rpartition(".")[2]
         path = self.folder / f"{name}.log"
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        if self.jobs > 1:
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
         with open(path, "a", encoding="utf-8") as log:
             command = [sys.executable, "-m", module, *map(str, arguments)]
             done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
