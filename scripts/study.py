@@ -127,7 +127,7 @@ class Setting:
 
 SETTINGS = {
     "tiny": Setting("lamemo_lm_small", 32, 32, 32, 20, 1e-3, 10, 10, 0.0),  # to try the tool
-    "cpu": Setting("lamemo_lm_small", 64, 64, 8, 1600, 1e-3, 100, 100, 0.0),
+    "cpu": Setting("lamemo_lm_small", 64, 64, 8, 1600, 1e-3, 200, 100, 0.0),
     "gpu": Setting("lamemo_lm_enwik8_base", 512, 512, 16, 20_000, 2.5e-4, 1000, 50, 0.1),
 }
 
