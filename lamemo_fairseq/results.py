@@ -35,16 +35,19 @@ Series = Dict[str, List[Tuple[float, float]]]
 def read_curve(log: str) -> List[Point]:
     """Validations in a log that fairseq wrote with ``--log-format json``: updates, seconds of training, bpc.
 
-    A resumed run repeats what came after its checkpoint; the last word on each update counts.
+    Fairseq says how long it trained since its last line, in whole seconds, so that many lines that are close together
+    make the sum less exact. A resumed run repeats what came after its checkpoint; the last word on each update counts.
     """
-    seconds, points = 0.0, {}
-    for kind, found in re.findall(r"\| (train_inner|train|valid) \| (\{.*\})", log):
+    since: Dict[int, float] = {}
+    points: Dict[int, Point] = {}
+    for kind, found in re.findall(r"\| (train_inner|valid) \| (\{.*\})", log):
         line = json.loads(found)
         if kind == "valid":
             updates = int(line["valid_num_updates"])
+            seconds = sum(spent for at, spent in since.items() if at <= updates)
             points[updates] = {"updates": updates, "seconds": seconds, "bpc": float(line["valid_bpc"])}
-        elif "train_wall" in line:
-            seconds = float(line["train_wall"])
+        else:
+            since[int(line["num_updates"])] = float(line["train_wall"])
     return [points[updates] for updates in sorted(points)]
 
 

@@ -317,7 +317,7 @@ class Run:
             *("--clip-norm", 0.25, "--max-update", self.updates, "--validate-interval-updates", setting.valid),
             *("--max-valid-steps", setting.valid_steps, "--dropout", setting.dropout),
             *("--save-interval-updates", setting.valid, "--keep-interval-updates", 1, "--no-epoch-checkpoints"),
-            *("--best-checkpoint-metric", "bpc", "--log-format", "json", "--log-interval", max(1, setting.valid // 10)),
+            *("--best-checkpoint-metric", "bpc", "--log-format", "json", "--log-interval", setting.valid),
             *(*self.flags(), *limit),
         )
         curve = results.read_curve(log)
