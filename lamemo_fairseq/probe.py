@@ -8,6 +8,9 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+#: parts of equal width into which alpha's range from 0 to 1 is cut
+BINS = 20
+
 
 class Probe:
     """Sums over all segments that are read with it.
@@ -21,6 +24,7 @@ class Probe:
             heads), and number of pairs, by distance.
         alpha: [2, L, reach + 1]: sum over memory rows of the old attention's weight in the interpolation (LaMemo,
             equation 6; mean over heads), and number of rows, by distance to the first current token.
+        histogram: [L, BINS]: alphas (one per head and memory row) in each part of their range.
         share: [2, L]: sum over tokens of the attention that falls on memory, and number of tokens.
     """
 
@@ -28,6 +32,7 @@ class Probe:
         self.reach = reach
         self.attention = torch.zeros(2, layers, reach + 1, dtype=torch.float64)
         self.alpha = torch.zeros(2, layers, reach + 1, dtype=torch.float64)
+        self.histogram = torch.zeros(layers, BINS, dtype=torch.float64)
         self.share = torch.zeros(2, layers, dtype=torch.float64)
         self.real = torch.ones(0, 0)
 
@@ -66,6 +71,9 @@ class LayerProbe:
         probe.share[:, self.number] += torch.stack([fallen.sum(), real.sum()]).cpu()
         if alpha is not None:
             rows = real[:, :1].expand(-1, M)  # a stream that has ended refreshes nothing worth counting
+            part = (alpha.double() * BINS).long().clamp(max=BINS - 1)  # [B, H, M]
+            heads = rows[:, None].expand(part.shape)
+            probe.histogram[self.number].index_add_(0, part.flatten().cpu(), heads.flatten().cpu())
             self.add(probe.alpha, M - places[:M], (alpha.double().mean(1) * rows).sum(0), rows.sum(0))
 
     def add(self, sums: Tensor, distance: Tensor, values: Tensor, counts: Tensor) -> None:

@@ -51,8 +51,11 @@ def attention(probe: Probe) -> Result:
         "attention_on_memory": float(probe.share[0].sum() / probe.share[1].sum()),
         "attention_by_distance": means(probe.attention.sum(1)),
         "alpha_by_distance": means(probe.alpha.sum(1)),
+        "alpha_histogram": shares(probe.histogram.sum(0)),
         "attention_by_distance_and_layer": [means(layer) for layer in probe.attention.unbind(1)],
         "alpha_by_distance_and_layer": [means(layer) for layer in probe.alpha.unbind(1)],
+        "alpha_by_layer": means(probe.alpha.sum(-1)),
+        "alpha_histogram_by_layer": [shares(layer) for layer in probe.histogram],
     }
 
 
@@ -62,6 +65,11 @@ def means(sums: Tensor) -> List[Optional[float]]:
     while found and found[-1] is None:
         found.pop()
     return found
+
+
+def shares(counts: Tensor) -> List[float]:
+    """Counts as parts of their sum, none where nothing was counted."""
+    return (counts / counts.sum()).tolist() if counts.sum() else []
 
 
 def line(result: Result) -> str:

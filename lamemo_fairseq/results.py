@@ -3,33 +3,28 @@
     python -m lamemo_fairseq.results FOLDER --report report.html
 
 A study's folder holds ``results.csv``, ``runs/`` with a curve for each run and, where there are any, ``memory.csv``
-(columns corpus, condition, kind, seed, length, bits) and ``attention.csv`` (columns corpus, condition, kind, seed,
-distance, share: the attention that one row that far back gets, averaged over layers and heads). Bits are bits per
-token: bits per character of characters, and the logarithm of the perplexity of words.
+(columns corpus, condition, kind, seed, length, bits), ``attention.csv`` (columns corpus, condition, kind, seed,
+distance, share: the attention that one row that far back gets, averaged over layers and heads) and ``alpha.csv``
+(columns corpus, condition, kind, seed, length, layer, mean, near_0, near_1). Bits are bits per token: bits per
+character of characters, and the logarithm of the perplexity of words.
 """
 
 import argparse
 import csv
-import io
 import json
 import re
-import statistics
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-
+from .compare import NEAR_0, NEAR_1, Row, Table, alphas, average, differences, grouped, mean_and_spread, mean_of
 from .errors import UsageError
+from .figures import Series, draw
 from .html import Page
 from .sample import configuration, open_checkpoint, sample
 
-Row = Dict[str, str]
 Point = Dict[str, float]
-Series = Dict[str, List[Tuple[float, float]]]
 
 
 def read_curve(log: str) -> List[Point]:
@@ -51,61 +46,23 @@ def read_curve(log: str) -> List[Point]:
     return [points[updates] for updates in sorted(points)]
 
 
-def draw(series: Series, across: str, up: str, band: Optional[Series] = None) -> str:
-    """Lines as SVG; ``band`` holds half the width of a band around each point."""
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
-    for name, points in sorted(series.items()):
-        x, y = [p[0] for p in points], [p[1] for p in points]
-        (line,) = axes.plot(x, y, label=name, marker="o" if len(x) < 12 else None, markersize=3)
-        if band is not None:
-            width = [p[1] for p in band[name]]
-            low, high = [a - b for a, b in zip(y, width)], [a + b for a, b in zip(y, width)]
-            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    file = io.StringIO()
-    # No date and no random names: the same results give the same file. Text stays text, which is shorter.
-    with rc_context({"svg.hashsalt": "lamemo", "svg.fonttype": "none"}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
-
-
-def mean_and_spread(values: Sequence[float]) -> Tuple[float, float]:
-    """Mean and sample standard deviation; the latter is 0 for a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def grouped(rows: Sequence[Row], *names: str) -> Dict[Tuple[str, ...], List[Row]]:
-    """Rows by their values of ``names``, in the order in which these first come."""
-    groups: Dict[Tuple[str, ...], List[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return groups
-
-
-def average(rows: Sequence[Row], x: str, y: str) -> Tuple[Series, Series]:
-    """Per kind, the mean of ``y`` over seeds at each ``x``, and its standard deviation."""
-    lines: Series = {}
-    bands: Series = {}
-    for (kind,), mine in grouped(rows, "kind").items():
-        lines[kind], bands[kind] = [], []
-        for (at,), same in sorted(grouped(mine, x).items(), key=lambda item: float(item[0][0])):
-            mean, spread = mean_and_spread([float(row[y]) for row in same])
-            lines[kind].append((float(at), mean))
-            bands[kind].append((float(at), spread))
-    return lines, bands
-
-
 def read_csv(path: Path) -> List[Row]:
     """Rows of a file, none where there is no such file."""
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+SUMMARY_NOTE = "Bits per token. ± is the standard deviation over seeds; seconds are those of training alone."
+DIFFERENCES_NOTE = (
+    "Test bits by seed, so that what a seed does to all kinds drops out; below 0 is better than recurrence. Where a "
+    "kind is ahead is read off the mean validation curves, which end with their own learning rate schedule."
+)
+ALPHA_NOTE = (
+    "The weight of what a memory row held before it looked ahead: its mean, and in brackets how many of them are below "
+    f"{NEAR_0} (the old is forgotten) and above {NEAR_1} (looking ahead changes nothing)."
+)
 
 
 @dataclass
@@ -117,12 +74,14 @@ class Study:
         curves: one row per validation of each run.
         memory: as in ``memory.csv``.
         attention: as in ``attention.csv``.
+        alphas: as in ``alpha.csv``.
     """
 
     rows: List[Row]
     curves: List[Row]
     memory: List[Row] = field(default_factory=list)
     attention: List[Row] = field(default_factory=list)
+    alphas: List[Row] = field(default_factory=list)
 
     @staticmethod
     def read(folder: Path) -> "Study":
@@ -133,9 +92,10 @@ class Study:
             for number, point in enumerate(json.loads((path.parent / "curve.json").read_text(encoding="utf-8"))):
                 curves.append({k: str(v) for k, v in {**run, **point, "number": number}.items()})
         rows = read_csv(folder / "results.csv")
-        return Study(rows, curves, read_csv(folder / "memory.csv"), read_csv(folder / "attention.csv"))
+        looks = (read_csv(folder / f"{name}.csv") for name in ("memory", "attention", "alpha"))
+        return Study(rows, curves, *looks)
 
-    def summary(self) -> Tuple[List[str], List[List[str]]]:
+    def summary(self) -> Table:
         """Heads and lines of a table: kinds by corpus and condition, best first."""
         heads = ["corpus", "condition", "kind", "seeds", "parameters", "updates", "seconds", "valid bits", "test bits"]
         lines = []
@@ -149,12 +109,23 @@ class Study:
                 lines.append([*where, kind, str(len(mine)), size, mine[0]["updates"], f"{seconds:.0f}", *shown])
         return heads, lines
 
+    def tables(self) -> List[Tuple[str, Table, str]]:
+        """Title, table and note of everything that is told in numbers."""
+        found = [("Results", self.summary(), SUMMARY_NOTE)]
+        compared = differences(self.rows, self.curves)
+        if compared[1]:
+            found.append(("Against recurrence", compared, DIFFERENCES_NOTE))
+        if self.alphas:
+            found.append(("Alpha", alphas(self.alphas), ALPHA_NOTE))
+        return found
+
     def table(self) -> str:
-        """The summary as Markdown."""
-        heads, lines = self.summary()
-        rows = [heads, ["---"] * len(heads), *lines]
-        note = "\nBits per token. ± is the standard deviation over seeds; seconds are those of training alone.\n"
-        return "".join(f"| {' | '.join(row)} |\n" for row in rows) + note
+        """The tables as Markdown."""
+        text = ""
+        for title, (heads, lines), note in self.tables():
+            rows = "".join(f"| {' | '.join(row)} |\n" for row in (heads, ["---"] * len(heads), *lines))
+            text += f"## {title}\n\n{rows}\n{note}\n\n"
+        return text
 
     def figures(self) -> Dict[str, str]:
         """SVG by name."""
@@ -194,17 +165,13 @@ class Study:
         return lines, "updates" if x == "updates" else "seconds of training", "bits per token (valid)", bands
 
 
-def mean_of(rows: Sequence[Row], name: str) -> float:
-    """The mean of a column."""
-    return statistics.fmean(float(row[name]) for row in rows)
-
-
 def study_page(folder: Path, page: Page) -> None:
     """A study on a page."""
     results = Study.read(folder)
-    page.heading("Results")
-    page.table(*results.summary())
-    page.text("± is the standard deviation over seeds; seconds are those of training alone.")
+    for title, table, note in results.tables():
+        page.heading(title)
+        page.table(*table)
+        page.text(note)
     for name, picture in results.figures().items():
         page.figure(name, picture)
     about = folder / "about.json"

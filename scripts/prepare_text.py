@@ -3,7 +3,9 @@
     python scripts/prepare_text.py --train a.txt --valid b.txt --test c.txt --dest runs/mine
 
 By default each token is what stands between white space: words, or the pieces of a BPE that has
-been applied already. With --characters each character is a token; corpus.py says how it is written.
+been applied already. With --bpe 8000 words are cut into pieces by as many merges, learned from the
+training text and kept in DEST/codes. With --characters each character is a token; corpus.py says how
+it is written.
 """
 
 from __future__ import annotations
@@ -11,14 +13,28 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import bpe
 import corpus
 from corpus import Corpus, CorpusError, Manifest
 
 
-def prepare(dest: Path, files: dict[str, Path], units: str = corpus.WORDS) -> Manifest:
-    """FILES names the text of each split; does what is not done yet."""
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a file, as often as they are asked for."""
+
+    path: Path
+    flag: str
+
+    def __iter__(self) -> Iterator[str]:
+        return corpus.read_lines(self.path, self.flag)
+
+
+def prepare(dest: Path, files: dict[str, Path], units: str = corpus.WORDS, merges: int | None = None) -> Manifest:
+    """FILES names the text of each split, words being cut by ``merges`` if any; does what is not done yet."""
     outputs = [(dest / f"{split}.txt").resolve() for split in corpus.SPLITS]
     digest = hashlib.sha256()
     for split in corpus.SPLITS:
@@ -28,9 +44,10 @@ def prepare(dest: Path, files: dict[str, Path], units: str = corpus.WORDS) -> Ma
         if not path.is_file():
             raise CorpusError(f"{flag} {path} is not a file: name a text file")
         digest.update(corpus.file_hash(path).encode())
-    splits = {split: corpus.read_lines(files[split], f"--{split}") for split in corpus.SPLITS}
+    splits = {split: Lines(files[split], f"--{split}") for split in corpus.SPLITS}
     source = f"{files['train']}, {files['valid']}, {files['test']}"
-    return corpus.prepare(dest, Corpus(source, units, splits, digest.hexdigest()))
+    text = Corpus(source, units, splits, digest.hexdigest())
+    return corpus.prepare(dest, text) if merges is None else bpe.prepare(dest, text, merges)
 
 
 def main() -> None:
@@ -54,10 +71,11 @@ def main() -> None:
         const=corpus.WORDS,
         help="tokens stand between white space (the default)",
     )
+    units.add_argument("--bpe", type=int, metavar="MERGES", help="tokens are pieces of words, by byte-pair encoding")
     arguments = parser.parse_args()
     files = {split: getattr(arguments, split) for split in corpus.SPLITS}
     try:
-        prepare(arguments.dest, files, arguments.units)
+        prepare(arguments.dest, files, arguments.units, arguments.bpe)
     except CorpusError as error:
         sys.exit(f"prepare_text: {error}")
 

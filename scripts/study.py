@@ -10,8 +10,8 @@ DEST holds
     corpora/CORPUS/               texts and data-bin
     runs/CORPUS/CONDITION/KIND/seedK/   checkpoints, train.log, row.json (CONDITION is base where nothing is varied)
     results.csv                   one row per finished run
-    memory.csv, attention.csv     bits against the memory held when scoring, and attention by distance, with
-                                  --memory-lengths
+    memory.csv, attention.csv, alpha.csv    bits against the memory held when scoring, attention by distance, and the
+                                  weight of what rows held before they looked ahead, with --memory-lengths
     table.md, *.svg, about.json   what follows from these, and what was asked for
 
 Seeds are the outer loop, so that whenever the time is up, the kinds have been treated alike.
@@ -25,35 +25,26 @@ import dataclasses
 import itertools
 import json
 import logging
-import math
 import os
 import platform
-import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bpe
 import corpus as texts
 import prepare_python
 import prepare_shakespeare
 import torch
 from corpus import CorpusError
-from fairseq.data import Dictionary
+from study_run import KINDS, SETTINGS, Run, StudyError, bits, numbers
 
-from lamemo_fairseq import results, sample
-from lamemo_fairseq.config import LaMemoConfig
-from lamemo_fairseq.decoder import LaMemoDecoder
+from lamemo_fairseq import results
 from lamemo_fairseq.errors import UsageError
-from lamemo_fairseq.presets import PRESETS
-
-ROOT = Path(__file__).resolve().parent.parent
-logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 
 def words(prepare: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -68,11 +59,25 @@ def words(prepare: Callable[[Path], Any]) -> Callable[[Path], Any]:
     return as_words
 
 
+def pieces(prepare: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """The same text in pieces of words, learned from its training split."""
+
+    def as_pieces(dest: Path) -> Any:
+        letters = dest.with_name(dest.name.removesuffix("-bpe"))
+        manifest = prepare(letters)
+        splits = {split: list(decoded(letters / f"{split}.txt")) for split in texts.SPLITS}
+        return bpe.prepare(dest, texts.Corpus(manifest["source"], texts.WORDS, splits, manifest["inputs"]), MERGES)
+
+    return as_pieces
+
+
 def decoded(path: Path) -> Iterator[str]:
     with open(path, encoding="utf-8") as file:
         for line in file:
             yield texts.decode_characters(line)
 
+
+MERGES = 2000  # of byte-pair encoding
 
 CORPORA: dict[str, Callable[[Path], Any]] = {
     "shakespeare": prepare_shakespeare.prepare,
@@ -80,60 +85,9 @@ CORPORA: dict[str, Callable[[Path], Any]] = {
     "topics": lambda dest: prepare_shakespeare.prepare(dest, offline=True),  # small, and on every machine
     "shakespeare-words": words(prepare_shakespeare.prepare),
     "python-words": words(prepare_python.prepare),
+    "shakespeare-bpe": pieces(prepare_shakespeare.prepare),
+    "python-bpe": pieces(prepare_python.prepare),
 }
-
-# With M rows to read for each: what a kind does with them is its own affair. Nothing else differs.
-KINDS: dict[str, Callable[[int], list[str]]] = {
-    "lookahead": lambda M: ["--memory-type", "lookahead", "--mem-len", str(M)],
-    "recurrence": lambda M: ["--memory-type", "recurrence", "--mem-len", str(M)],
-    "compressive": lambda M: [
-        *("--memory-type", "compressive", "--mem-len", str(M // 2), "--compressed-mem-len", str(M - M // 2)),
-        *("--compression-rate", "4"),
-    ],
-    "continuous": lambda M: [
-        *("--memory-type", "continuous", "--mem-len", str(M // 2), "--long-term-basis", str(M - M // 2)),
-        "--long-term-sticky",
-    ],
-    "none": lambda M: ["--memory-type", "none", "--mem-len", str(M)],
-}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all runs of a study share.
-
-    Attributes:
-        preset: sizes of the model.
-        tokens: N, the length of a segment.
-        memory: M, rows of memory.
-        batch: B, streams.
-        updates: of the optimizer.
-        lr: peak of the cosine schedule.
-        valid: updates between validations.
-        valid_steps: segments per stream that these read; the final scores are over all of a text.
-        dropout: 0 where a corpus is read less than once, which leaves nothing to be learned by heart.
-    """
-
-    preset: str
-    tokens: int
-    memory: int
-    batch: int
-    updates: int
-    lr: float
-    valid: int
-    valid_steps: int
-    dropout: float
-
-
-SETTINGS = {
-    "tiny": Setting("lamemo_lm_small", 32, 32, 32, 20, 1e-3, 10, 10, 0.0),  # to try the tool
-    "cpu": Setting("lamemo_lm_small", 64, 64, 8, 1600, 1e-3, 200, 100, 0.0),
-    "gpu": Setting("lamemo_lm_enwik8_base", 512, 512, 16, 20_000, 2.5e-4, 1000, 50, 0.1),
-}
-
-
-class StudyError(Exception):
-    """What the user did or has that cannot work, in one line."""
 
 
 def main() -> None:
@@ -176,14 +130,6 @@ def chosen(flag: str, value: str, known: Any) -> list[str]:
     if not names:
         raise StudyError(f"--{flag} names nothing: choose of {', '.join(known)}")
     return names
-
-
-def numbers(flag: str, value: str) -> list[int]:
-    """The whole numbers in ``value``."""
-    try:
-        return [int(part) for part in value.split(",") if part]
-    except ValueError:
-        raise StudyError(f"--{flag} {value} is no list of whole numbers: join them by commas") from None
 
 
 def conditions(vary: str) -> list[tuple[str, str]]:
@@ -250,181 +196,27 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {platform.machine()}"
 
 
-class Run:
-    """One model: trained, scored, and a row of results."""
-
-    def __init__(
-        self, options: argparse.Namespace, setting: Setting, kind: str, seed: int, corpus: str, flag: str, value: str
-    ) -> None:
-        self.kind, self.seed, self.corpus, self.setting = kind, seed, corpus, setting
-        self.updates = options.updates or setting.updates
-        self.memory = options.memory or setting.memory
-        self.jobs = options.jobs
-        self.condition, self.extra = "", []
-        if flag == "memory":
-            self.memory = numbers("vary", value)[0]
-        elif flag == "updates":
-            self.updates = numbers("vary", value)[0]
-        elif flag:
-            self.extra = [f"--{flag}", value]
-        if flag:
-            self.condition = f"{flag}={value}"
-        self.data = options.dest / "corpora" / corpus / "data-bin"
-        self.folder = options.dest / "runs" / corpus / (self.condition or "base") / kind / f"seed{seed}"
-        self.row = self.folder / "row.json"
-
-    @property
-    def finished(self) -> bool:
-        return self.row.exists()
-
-    def flags(self) -> list[str]:
-        """The model's flags: its kind's, and a feed-forward as wide as makes all kinds equally large."""
-        flags = KINDS[self.kind](self.memory) + self.extra
-        return flags if "--decoder-ffn-embed-dim" in flags else [*flags, "--decoder-ffn-embed-dim", str(self.width())]
-
-    def width(self) -> int:
-        """The feed-forward's width at which this kind has as many parameters as look-ahead (to half a unit)."""
-        cfg = self.model(self.kind)
-        surplus = parameters(cfg, self.setting.tokens) - parameters(self.model("lookahead"), self.setting.tokens)
-        unit = (2 * cfg.decoder_embed_dim + 1) * cfg.decoder_layers
-        return cfg.decoder_ffn_embed_dim - round(surplus / unit)
-
-    def model(self, kind: str) -> LaMemoConfig:
-        """The preset with memory ``kind`` and what is varied."""
-        fields: dict[str, Any] = dict(PRESETS[self.setting.preset])
-        flags = KINDS[kind](self.memory) + self.extra
-        for flag, value in zip(flags, [*flags[1:], "--"]):
-            name = flag[2:].replace("-", "_")
-            if flag.startswith("--") and name in LaMemoConfig.__dataclass_fields__:
-                fields[name] = True if value.startswith("--") else int(value) if value.isdigit() else value
-        return LaMemoConfig(**fields)
-
-    def complete(self, seconds: float) -> bool:
-        """Trains and scores what is not done yet; False where the time did not suffice."""
-        if self.finished:
-            return True
-        self.folder.mkdir(parents=True, exist_ok=True)
-        setting = self.setting
-        print(f"study: {self.corpus} {self.condition} {self.kind} seed {self.seed}", flush=True)
-        # Fairseq counts the time of the interrupted run as well.
-        limit = [] if seconds == float("inf") else ["--stop-time-hours", f"{(self.spent() + seconds) / 3600:.6f}"]
-        log = self.execute(
-            *("fairseq_cli.train", self.data, "--user-dir", ROOT / "lamemo_fairseq"),
-            *("--task", "memory_language_modeling", "--arch", setting.preset, "--save-dir", self.folder),
-            *("--criterion", "memory_cross_entropy", "--tokens-per-sample", setting.tokens),
-            *("--batch-size", setting.batch, "--seed", self.seed, "--random-offset", "--optimizer", "adam"),
-            *("--lr", setting.lr, "--lr-scheduler", "cosine", "--warmup-updates", self.updates // 20),
-            *("--clip-norm", 0.25, "--max-update", self.updates, "--validate-interval-updates", setting.valid),
-            *("--max-valid-steps", setting.valid_steps, "--dropout", setting.dropout),
-            *("--save-interval-updates", setting.valid, "--keep-interval-updates", 1, "--no-epoch-checkpoints"),
-            *("--best-checkpoint-metric", "bpc", "--log-format", "json", "--log-interval", setting.valid),
-            *(*self.flags(), *limit),
-        )
-        curve = results.read_curve(log)
-        if not curve or curve[-1]["updates"] < self.updates:
-            return False
-        found = re.search(r"num\. (?:shared )?model params: ([\d,]+)", log)
-        assert found
-        row = {
-            "corpus": self.corpus,
-            "condition": self.condition,
-            "kind": self.kind,
-            "seed": self.seed,
-            "parameters": int(found.group(1).replace(",", "")),
-            "updates": self.updates,
-            "seconds": curve[-1]["seconds"],
-            "valid_bits": bits(self.score("valid")[0]),
-            "test_bits": bits(self.score("test")[0]),
-            "revision": revision(),
-        }
-        (self.folder / "curve.json").write_text(json.dumps(curve))
-        self.row.write_text(json.dumps(row))
-        return True
-
-    def write_sample(self) -> None:
-        """Text of the model's own, drawn by one run at a time: torch has one random state for all threads."""
-        path = self.folder / "sample.txt"
-        if not path.exists():
-            model = sample.open_checkpoint(self.folder / "checkpoint_best.pt")
-            path.write_text(sample.sample(model, tokens=300, seed=1))
-
-    def spent(self) -> float:
-        """Seconds that an interrupted run has taken."""
-        path = self.folder / "train.log"
-        walls = re.findall(r'"wall": "(\d+)"', path.read_text(encoding="utf-8")) if path.exists() else []
-        return float(walls[-1]) if walls else 0.0
-
-    def score(self, split: str, *arguments: Any) -> list[dict[str, Any]]:
-        """What ``lamemo_fairseq.evaluate`` finds of the best checkpoint; it keeps what it has found before."""
-        folder = self.folder / f"scores-{split}"
-        self.execute(
-            *("lamemo_fairseq.evaluate", self.data, "--path", self.folder / "checkpoint_best.pt"),
-            *("--results-path", folder, "--gen-subset", split, "--batch-size", 4 * self.setting.batch),
-            *("--tokens-per-sample", self.setting.tokens, *arguments),
-        )
-        return json.loads((folder / "results.json").read_text())
-
-    def look(self, lengths: list[int]) -> None:
-        """Scores the validation text with other lengths of the rows that are kept as they are, attention looked at."""
-        path = self.folder / "look.json"
-        if self.kind == "none" or not lengths or path.exists():
-            return
-        path.write_text(json.dumps(self.score("valid", "--attention", "--mem-len", *lengths)))
-
-    def execute(self, module: str, *arguments: Any) -> str:
-        """Runs a module; its output, for training also that of earlier runs, in the folder's log."""
-        name = module.rpartition(".")[2]
-        path = self.folder / f"{name}.log"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        if self.jobs > 1:
-            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
-        with open(path, "a", encoding="utf-8") as log:
-            command = [sys.executable, "-m", module, *map(str, arguments)]
-            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        text = path.read_text(encoding="utf-8")
-        if done.returncode != 0:
-            raise StudyError(f"{module} failed ({text.strip().splitlines()[-1]}); see {path}")
-        return text
-
-
-def bits(result: dict[str, Any]) -> float:
-    """Bits per token: bits per character of characters, and the logarithm of the perplexity of words."""
-    return result["loss_nats"] / math.log(2)
-
-
-def parameters(cfg: LaMemoConfig, tokens: int) -> int:
-    """How many a model has; the dictionary is the same for all kinds, so its size does not matter."""
-    cfg.check()
-    with torch.device("meta"):
-        decoder = LaMemoDecoder(cfg, Dictionary(), tokens)
-    return sum(parameter.numel() for parameter in decoder.parameters())
-
-
-def revision() -> str:
-    """The code's git revision, with a + where files differ from it."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=ROOT, capture_output=True, text=True
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def finish(options: argparse.Namespace) -> None:
     """The CSV files from the runs' own, then everything that follows from them."""
     rows = [json.loads(path.read_text()) for path in sorted(options.dest.glob("runs/*/*/*/*/row.json"))]
     if rows:
         write_csv(options.dest / "results.csv", rows)
-    memory, attention = [], []
+    memory, attention, alphas = [], [], []
     for path in sorted(options.dest.glob("runs/*/*/*/*/look.json")):
         row = json.loads((path.parent / "row.json").read_text())
         run = {name: row[name] for name in ("corpus", "condition", "kind", "seed")}
         found = [result for result in json.loads(path.read_text()) if result["attention"]]
         memory += [{**run, "length": result["mem_len"], "bits": bits(result)} for result in found]
+        for result in found:
+            for layer, (mean, shares) in enumerate(zip(result["alpha_by_layer"], result["alpha_histogram_by_layer"])):
+                alpha = {"mean": mean, "near_0": shares[0], "near_1": shares[-1]}
+                alphas.append({**run, "length": result["mem_len"], "layer": layer + 1, **alpha})
         # Attention is shown for the largest of the memories.
         widest = max(found, key=lambda result: result["mem_len"])
         for distance, share in enumerate(widest["attention_by_distance"]):
             if share is not None:
                 attention.append({**run, "distance": distance, "share": share})
-    for name, lines in (("memory", memory), ("attention", attention)):
+    for name, lines in (("memory", memory), ("attention", attention), ("alpha", alphas)):
         if lines:
             write_csv(options.dest / f"{name}.csv", lines)
     if not rows:

@@ -65,6 +65,7 @@ def test_a_grid_of_two_checkpoints(
         if looks_ahead:
             assert len(one["alpha_by_distance"]) == one["mem_len"] + 1
             assert all(0 < alpha < 1 for alpha in one["alpha_by_distance"][1:])
+            assert sum(one["alpha_histogram"]) == pytest.approx(1)
     for name in ("perplexity.png", "positions.png", "attention.png"):
         assert (tmp_path / "results" / name).read_bytes().startswith(b"\x89PNG")
     # Once more: nothing is scored again.

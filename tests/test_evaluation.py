@@ -15,7 +15,7 @@ from scoring_helpers import ignore, losses, random_text, reference_losses, text_
 
 from lamemo_fairseq.data import Segments
 from lamemo_fairseq.model import LaMemoLanguageModel
-from lamemo_fairseq.probe import Probe
+from lamemo_fairseq.probe import BINS, Probe
 from lamemo_fairseq.protocol import Protocol
 from lamemo_fairseq.scoring import score_batches
 
@@ -200,3 +200,8 @@ def test_a_probe_changes_nothing_and_sees_all_attention() -> None:
     assert probe.alpha[1, 1].sum() == 0 and probe.alpha[1, 0, 1:6].min() > 0
     alpha = probe.alpha[0, 0, 1:6] / probe.alpha[1, 0, 1:6]
     assert 0 < alpha.min() and alpha.max() < 1
+    # One alpha for each head and refreshed row, and so spread that their mean comes out, to half a part's width.
+    rows, middles = probe.alpha[1, 0].sum(), (torch.arange(BINS) + 0.5) / BINS
+    assert probe.histogram.sum(1).tolist() == [SMALL.heads * rows, 0]
+    mean = (probe.histogram[0] * middles).sum() / probe.histogram[0].sum()
+    assert abs(mean - probe.alpha[0, 0].sum() / rows) < 0.5 / BINS

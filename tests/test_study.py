@@ -14,9 +14,10 @@ import corpus as texts
 import prepare_python
 import pytest
 import study
+import study_run
 from conftest import ROOT
 
-from lamemo_fairseq import results
+from lamemo_fairseq import compare, results
 from lamemo_fairseq.errors import UsageError
 
 BITS = {("lookahead", 1): 2.40, ("lookahead", 2): 2.50, ("recurrence", 1): 2.30, ("recurrence", 2): 2.32}
@@ -36,6 +37,9 @@ def folder(tmp_path: Path) -> Path:
         looks = [{"attention": True, "mem_len": M, "loss_nats": 1 + 1 / (M + 1)} for M in (0, 8)]
         for look in looks:
             look["attention_by_distance"] = [None, 0.2, 0.1]
+            refreshed = kind == "lookahead" and look["mem_len"]
+            look["alpha_by_layer"] = [0.5 + seed / 10] if refreshed else []
+            look["alpha_histogram_by_layer"] = [[0.25, *[0.0] * 18, 0.75], []] if refreshed else [[], []]
         (run / "look.json").write_text(json.dumps(looks))
     study.finish(study.parse([str(tmp_path), "--report", str(tmp_path / "report.html")]))
     return tmp_path
@@ -51,8 +55,38 @@ def test_one_row_per_run(folder: Path) -> None:
 
 def test_mean_and_spread(folder: Path) -> None:
     table = (folder / "table.md").read_text().splitlines()
-    assert len(table) == 2 + 2 + 2 and "recurrence" in table[2]  # best first
-    assert "2.4500 ± 0.0707" in table[3] and "2.3100 ± 0.0141" in table[2]
+    assert table[0] == "## Results" and "recurrence" in table[4]  # best first
+    assert "2.4500 ± 0.0707" in table[5] and "2.3100 ± 0.0141" in table[4]
+
+
+def test_kinds_against_recurrence(folder: Path) -> None:
+    # By seed 0.10 and 0.18; the curves have one point in common and the same times.
+    [line] = [line for line in (folder / "table.md").read_text().splitlines() if "+0." in line]
+    assert line == "| shakespeare |  | lookahead | +0.1400 ± 0.0566 | x 1.00 | behind throughout | behind throughout |"
+
+
+def test_how_often_alpha_is_near_its_ends(folder: Path) -> None:
+    with open(folder / "alpha.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["length"], row["layer"], row["mean"]) for row in rows] == [
+        *(("1", "8", "1", "0.6"), ("2", "8", "1", "0.7"))
+    ]
+    assert "| shakespeare |  | lookahead | 8 | 0.65 (25.0%, 75.0%) |" in (folder / "table.md").read_text()
+
+
+CURVES = {
+    "ahead throughout": ([(0, 1), (10, 0)], [(0, 2), (10, 1)]),
+    "behind throughout": ([(0, 2), (10, 1)], [(0, 1), (10, 0)]),
+    "ahead from 5 on": ([(0, 2), (10, 0)], [(0, 1), (10, 1)]),
+    "behind from 15 on": ([(0, 0), (20, 2)], [(10, 1.5), (20, 1.5), (40, 0)]),
+    "crosses at 5, 15; behind at the end": ([(0, 2), (10, 0), (20, 2)], [(0, 1), (20, 1)]),
+    "nowhere comparable": ([(0, 2), (10, 0)], [(20, 1), (40, 1)]),
+}
+
+
+@pytest.mark.parametrize("found", sorted(CURVES))
+def test_where_curves_cross(found: str) -> None:
+    assert compare.crossings(*CURVES[found]) == found
 
 
 def test_figures(folder: Path) -> None:
@@ -161,6 +195,7 @@ WRONG = {
     "seeds": (("--seeds", "one"), "--seeds one is no list of whole numbers"),
     "no seeds": (("--seeds", ""), "--seeds names none"),
     "condition": (("--vary", "lr"), "--vary lr says no values"),
+    "jobs": (("--jobs", "0"), "--jobs 0 leaves nobody to work"),
 }
 
 
@@ -172,16 +207,16 @@ def test_wrong_flags(case: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("setting", sorted(study.SETTINGS))
+@pytest.mark.parametrize("setting", sorted(study_run.SETTINGS))
 @pytest.mark.parametrize("memory", [None, 96])
 def test_kinds_have_equally_many_parameters(setting: str, memory: Any, tmp_path: Path) -> None:
     chosen = options(tmp_path, "--setting", setting, *([] if memory is None else ["--memory", str(memory)]))
-    runs = [study.Run(chosen, study.SETTINGS[setting], kind, 1, "topics", "", "") for kind in study.KINDS]
+    runs = [study_run.Run(chosen, study_run.SETTINGS[setting], kind, 1, "topics", "", "") for kind in study_run.KINDS]
     sizes = []
     for run in runs:
         cfg = run.model(run.kind)
         cfg.decoder_ffn_embed_dim = run.width()
-        sizes.append(study.parameters(cfg, run.setting.tokens))
+        sizes.append(study_run.parameters(cfg, run.setting.tokens))
     assert max(sizes) < 1.005 * min(sizes)
 
 
@@ -208,7 +243,8 @@ def test_the_standard_library_is_split_by_whole_files(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_grid_is_run_and_resumed(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "study.py"), str(tmp_path / "study"), "--setting", "tiny"]
-    command += ["--seeds", "1", "--corpora", "topics", "--kinds", "continuous", "--updates", "12"]
+    command += ["--seeds", "1", "--corpora", "topics", "--kinds", "continuous,lookahead", "--updates", "12"]
+    command += ["--jobs", "2"]
 
     def run(*flags: str) -> str:
         done = subprocess.run(
@@ -220,9 +256,14 @@ def test_the_grid_is_run_and_resumed(tmp_path: Path) -> None:
     assert "time is up" in run("--time-budget", "0")
     assert not (tmp_path / "study" / "results.csv").exists()
     first = run("--memory-lengths", "0,32", "--report", str(tmp_path / "report.html"))
-    assert first.count("seed 1") == 1
+    assert first.count("seed 1") == 2
     with open(tmp_path / "study" / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["kind"] for row in rows] == ["continuous"] and 3 < float(rows[0]["test_bits"]) < 8
+    assert [row["kind"] for row in rows] == ["continuous", "lookahead"]
+    assert all(3 < float(row["test_bits"]) < 8 for row in rows)
+    with open(tmp_path / "study" / "alpha.csv", newline="") as file:
+        assert [(row["kind"], row["layer"]) for row in csv.DictReader(file)] == [
+            ("lookahead", str(n)) for n in (1, 2, 3)
+        ]
     assert "seed 1" not in run()  # nothing is left to do
     assert (tmp_path / "report.html").read_text().count("<svg") == 4

@@ -1,0 +1,123 @@
+"""What a study's runs say about each other: means over seeds, who is ahead and from where on, what alpha is like."""
+
+import statistics
+from typing import Dict, List, Sequence, Tuple
+
+from .figures import Series
+from .probe import BINS
+
+Row = Dict[str, str]
+Table = Tuple[List[str], List[List[str]]]
+
+#: the kind that others are compared with: memory that is only read
+BASE = "recurrence"
+#: alphas in the first and in the last part of their range leave, or take in, next to nothing
+NEAR_0, NEAR_1 = 1 / BINS, 1 - 1 / BINS
+
+
+def mean_and_spread(values: Sequence[float]) -> Tuple[float, float]:
+    """Mean and sample standard deviation; the latter is 0 for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def grouped(rows: Sequence[Row], *names: str) -> Dict[Tuple[str, ...], List[Row]]:
+    """Rows by their values of ``names``, in the order in which these first come."""
+    groups: Dict[Tuple[str, ...], List[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def average(rows: Sequence[Row], x: str, y: str) -> Tuple[Series, Series]:
+    """Per kind, the mean of ``y`` over seeds at each ``x``, and its standard deviation."""
+    lines: Series = {}
+    bands: Series = {}
+    for (kind,), mine in grouped(rows, "kind").items():
+        lines[kind], bands[kind] = [], []
+        for (at,), same in sorted(grouped(mine, x).items(), key=lambda item: float(item[0][0])):
+            mean, spread = mean_and_spread([float(row[y]) for row in same])
+            lines[kind].append((float(at), mean))
+            bands[kind].append((float(at), spread))
+    return lines, bands
+
+
+def mean_of(rows: Sequence[Row], name: str) -> float:
+    """The mean of a column."""
+    return statistics.fmean(float(row[name]) for row in rows)
+
+
+def differences(rows: Sequence[Row], curves: Sequence[Row]) -> Table:
+    """Each kind against :data:`BASE`: the final scores by seed, and the curves' crossings.
+
+    Args:
+        rows: one per run, as in ``results.csv``.
+        curves: one per validation of each run: the run's columns, ``updates``, ``seconds``, ``bpc``, ``number``.
+    """
+    heads = ["corpus", "condition", "kind", f"test bits less {BASE}'s", "seconds", "by updates", "by seconds"]
+    lines = []
+    for where, runs in grouped(rows, "corpus", "condition").items():
+        kinds = grouped(runs, "kind")
+        base = {row["seed"]: row for row in kinds.get((BASE,), [])}
+        points = grouped([row for row in curves if (row["corpus"], row["condition"]) == where], "kind")
+        for (kind,), mine in kinds.items():
+            pairs = [(row, base[row["seed"]]) for row in mine if row["seed"] in base]
+            if kind == BASE or not pairs:
+                continue
+            mean, spread = mean_and_spread([float(a["test_bits"]) - float(b["test_bits"]) for a, b in pairs])
+            seconds = statistics.fmean(float(a["seconds"]) / max(float(b["seconds"]), 1e-9) for a, b in pairs)
+            seeds = {row["seed"] for row, _ in pairs}
+            ahead = []
+            for x in ("updates", "seconds"):
+                two = [mean_curve([row for row in points[(k,)] if row["seed"] in seeds], x) for k in (kind, BASE)]
+                ahead.append(crossings(*two))
+            lines.append([*where, kind, f"{mean:+.4f} ± {spread:.4f}", f"x {seconds:.2f}", *ahead])
+    return heads, lines
+
+
+def mean_curve(points: Sequence[Row], x: str) -> List[Tuple[float, float]]:
+    """The mean over seeds at each validation, against the mean of ``x`` there."""
+    return [(mean_of(same, x), mean_of(same, "bpc")) for same in grouped(points, "number").values()]
+
+
+def crossings(mine: Sequence[Tuple[float, float]], base: Sequence[Tuple[float, float]]) -> str:
+    """Who is ahead (below) where, both curves being straight between their points and compared where both exist."""
+    low, high = max(mine[0][0], base[0][0]), min(mine[-1][0], base[-1][0])
+    places = sorted({x for x, _ in (*mine, *base) if low <= x <= high})
+    if not places:
+        return "nowhere comparable"
+    gaps = [(x, at(mine, x) - at(base, x)) for x in places]
+    turns = []
+    for (x, gap), (next_x, next_gap) in zip(gaps, gaps[1:]):
+        if (gap < 0) != (next_gap < 0):
+            turns.append(x + (next_x - x) * gap / (gap - next_gap))
+    last = "ahead" if gaps[-1][1] < 0 else "behind"
+    if not turns:
+        return f"{last} throughout"
+    if len(turns) == 1:
+        return f"{last} from {turns[0]:.0f} on"
+    return f"crosses at {', '.join(f'{x:.0f}' for x in turns)}; {last} at the end"
+
+
+def at(curve: Sequence[Tuple[float, float]], x: float) -> float:
+    """A curve's height at ``x``, between its first and last point."""
+    for (left, low), (right, high) in zip(curve, curve[1:]):
+        if left <= x <= right:
+            return low + (high - low) * (x - left) / (right - left) if right > left else high
+    assert x == curve[0][0]
+    return curve[0][1]
+
+
+def alphas(rows: Sequence[Row]) -> Table:
+    """Per memory length, each layer's mean alpha, and how much of it is near 0 or 1."""
+    layers = sorted({row["layer"] for row in rows}, key=int)
+    heads = ["corpus", "condition", "kind", "memory", *(f"layer {layer}" for layer in layers)]
+    lines = []
+    for where, runs in grouped(rows, "corpus", "condition", "kind", "length").items():
+        found = grouped(runs, "layer")
+        shown = []
+        for layer in layers:
+            mine = found.get((layer,), [])
+            mean, low, high = (mean_of(mine, name) if mine else 0.0 for name in ("mean", "near_0", "near_1"))
+            shown.append(f"{mean:.2f} ({low:.1%}, {high:.1%})" if mine else "")
+        lines.append([*where, *shown])
+    return heads, lines

@@ -1,0 +1,111 @@
+"""Byte-pair encoding (Sennrich et al., arXiv 1508.07909): merges are learned here and applied by fastBPE.
+
+The file of merges is fastBPE's own, a line `left right count` each, so that `--bpe fastbpe --bpe-codes FILE` reads it
+when a model of pieces is asked for text.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import corpus
+from corpus import Corpus, CorpusError, Manifest
+
+END = "</w>"  # behind a word's last letter, so that a piece knows whether its word ends with it
+
+CODES = "codes"  # the file of merges, beside the texts
+
+Merge = tuple[str, str, int]
+
+
+def prepare(dest: Path, words: Corpus, merges: int) -> Manifest:
+    """A corpus of words as one of pieces; the merges, learned from its training split, stand in DEST/codes.
+
+    Args:
+        words: its splits can be read more than once.
+        merges: how many pairs become one.
+    """
+    if merges < 1:
+        raise CorpusError(f"--bpe {merges} merges nothing: give a number above 0, e.g. 8000")
+    source = f"{words.source} (byte-pair encoding, {merges} merges)"
+    manifest = corpus.whole_texts(dest)
+    same = (source, words.inputs)
+    if manifest is None or same != (manifest["source"], manifest["inputs"]) or not (dest / CODES).exists():
+        print(f"learning {merges} merges from the training text of {words.source}", flush=True)
+        write(dest / CODES, learn(words.splits["train"], merges))
+    splits = {split: apply(dest / CODES, lines) for split, lines in words.splits.items()}
+    return corpus.prepare(dest, Corpus(source, corpus.WORDS, splits, words.inputs))
+
+
+def learn(lines: Iterable[str], merges: int) -> list[Merge]:
+    """Again and again the most frequent pair of neighbours within words becomes one piece.
+
+    Returns:
+        ``left, right, count`` of each merge; fewer than ``merges`` where no pair is left. Among equally frequent
+        pairs the alphabet decides.
+    """
+    words = Counter(word for line in lines for word in line.split())
+    spelled = [[*word[:-1], word[-1] + END] for word in words]
+    times = list(words.values())
+    counts: Counter[tuple[str, str]] = Counter()
+    where = defaultdict(set)
+    for number, pieces in enumerate(spelled):
+        for pair in pairwise(pieces):
+            counts[pair] += times[number]
+            where[pair].add(number)
+    heap = [(-count, pair) for pair, count in counts.items()]
+    heapq.heapify(heap)
+    found: list[Merge] = []
+    while heap and len(found) < merges:
+        negative, best = heapq.heappop(heap)
+        if counts[best] != -negative or not negative:
+            continue  # outdated: the pair stands in the heap with its present count as well
+        found.append((*best, -negative))
+        changed = set()
+        for number in where.pop(best):
+            before, after = spelled[number], merged(spelled[number], best)
+            for pair in pairwise(before):
+                counts[pair] -= times[number]
+                changed.add(pair)
+            for pair in pairwise(after):
+                counts[pair] += times[number]
+                where[pair].add(number)
+                changed.add(pair)
+            spelled[number] = after
+        for pair in changed - {best}:
+            heapq.heappush(heap, (-counts[pair], pair))
+    return found
+
+
+def merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    """``pieces`` with each occurrence of ``pair``, from the left, as one."""
+    out: list[str] = []
+    for piece in pieces:
+        if out and (out[-1], piece) == pair:
+            out[-1] += piece
+        else:
+            out.append(piece)
+    return out
+
+
+def write(path: Path, merges: list[Merge]) -> None:
+    """The file that fastBPE reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{left} {right} {count}\n" for left, right, count in merges), encoding="utf-8")
+
+
+def apply(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    """Lines as pieces; `@@` stands behind a piece that its word goes on after."""
+    try:
+        from fastBPE import fastBPE
+    except ImportError:
+        raise CorpusError(
+            "--bpe needs fastBPE, which needs g++: install it, then run bash scripts/bootstrap.sh"
+        ) from None
+    pieces = fastBPE(str(path))
+    for line in lines:
+        yield pieces.apply([line])[0]
