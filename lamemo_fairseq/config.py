@@ -273,6 +273,7 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
     context_window: int = II("eval_lm.context_window")
     batch_size: Optional[int] = II("dataset.batch_size")
     batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
+    train_subset: str = II("dataset.train_subset")
     dataset_impl: Optional[DATASET_IMPLS] = II("dataset.dataset_impl")  # type: ignore[valid-type]
 
     def check(self) -> None:

@@ -142,9 +142,9 @@ class MemoryLanguageModelingTask(GenerationHooks):
             return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample
         rows = rows_for(max_sentences, max_tokens, tokens)
-        rotates = self.cfg.random_offset and dataset.name == "train"
-        offset = rotation(dataset.total, seed, epoch) if rotates else 0
-        if self.cfg.varlen and dataset.name == "train":
+        trains = dataset.name == self.cfg.train_subset
+        offset = rotation(dataset.total, seed, epoch) if self.cfg.random_offset and trains else 0
+        if self.cfg.varlen and trains:
             layout = varied(dataset.total, rows * num_shards, tokens, seed, epoch, offset)
         else:
             layout = Layout.even(dataset.total, rows * num_shards, tokens, offset=offset)

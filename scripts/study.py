@@ -30,6 +30,7 @@ import platform
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -93,6 +94,7 @@ CORPORA: dict[str, Callable[[Path], Any]] = {
 def main() -> None:
     options = parse(sys.argv[1:])
     logging.disable(logging.INFO)  # what fairseq has to say stands in each run's logs
+    warnings.filterwarnings("ignore", "'pin_memory' argument is set as true")
     try:
         study(options)
     except (StudyError, UsageError, CorpusError) as error:

@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,6 +201,22 @@ def test_the_tasks_iterator_feeds_the_whole_split(corpus: Path, rows: int) -> No
             columns[row].append(target[target.ne(PAD)])
     text = torch.cat([piece for row in columns for piece in row])
     assert torch.equal(text, load_text(corpus, "test"))
+
+
+@pytest.mark.parametrize("flag", ["random_offset", "varlen"])
+def test_flags_of_training_follow_the_training_subset(corpus: Path, flag: str) -> None:
+    """Whatever the split is called that ``--train-subset`` names, and for no other."""
+
+    def sizes_and_start(split: str, **flags: Any) -> Any:
+        task = MemoryLanguageModelingTask.setup_task(task_config(corpus, tokens_per_sample=32, **flags))
+        task.load_dataset(split)
+        batches = task.get_batch_iterator(task.dataset(split), max_sentences=2, seed=3).next_epoch_itr(shuffle=False)
+        inputs = [batch["net_input"]["src_tokens"] for batch in batches]
+        return [tokens.size(1) for tokens in inputs], inputs[0][0].tolist()
+
+    plain = sizes_and_start("test")
+    assert sizes_and_start("test", train_subset="test", **{flag: True}) != plain
+    assert sizes_and_start("test", train_subset="train", **{flag: True}) == plain
 
 
 def test_user_dir_may_be_imported_first(corpus: Path) -> None:
