@@ -1,7 +1,8 @@
 """What a study's runs say about each other: means over seeds, who is ahead and from where on, what alpha is like."""
 
 import statistics
-from typing import Dict, List, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Dict, FrozenSet, List, Sequence, Tuple
 
 from .figures import Series
 from .probe import BINS
@@ -46,6 +47,41 @@ def mean_of(rows: Sequence[Row], name: str) -> float:
     return statistics.fmean(float(row[name]) for row in rows)
 
 
+@dataclass(frozen=True)
+class Gap:
+    """A kind against :data:`BASE` in one corpus and condition, over the seeds that both were trained with.
+
+    Attributes:
+        bits: mean of the differences in test bits, seed by seed; below 0 is better than the base.
+        spread: their standard deviation.
+        seconds: mean ratio of the times.
+    """
+
+    corpus: str
+    condition: str
+    kind: str
+    seeds: FrozenSet[str]
+    bits: float
+    spread: float
+    seconds: float
+
+
+def gaps(rows: Sequence[Row]) -> List[Gap]:
+    """All kinds against :data:`BASE`, wherever both were trained with the same seed."""
+    found = []
+    for (corpus, condition), runs in grouped(rows, "corpus", "condition").items():
+        kinds = grouped(runs, "kind")
+        base = {row["seed"]: row for row in kinds.pop((BASE,), [])}
+        for (kind,), mine in kinds.items():
+            pairs = [(row, base[row["seed"]]) for row in mine if row["seed"] in base]
+            if pairs:
+                bits = mean_and_spread([float(a["test_bits"]) - float(b["test_bits"]) for a, b in pairs])
+                seconds = statistics.fmean(float(a["seconds"]) / max(float(b["seconds"]), 1e-9) for a, b in pairs)
+                seeds = frozenset(row["seed"] for row, _ in pairs)
+                found.append(Gap(corpus, condition, kind, seeds, *bits, seconds))
+    return found
+
+
 def differences(rows: Sequence[Row], curves: Sequence[Row]) -> Table:
     """Each kind against :data:`BASE`: the final scores by seed, and the curves' crossings.
 
@@ -55,22 +91,19 @@ def differences(rows: Sequence[Row], curves: Sequence[Row]) -> Table:
     """
     heads = ["corpus", "condition", "kind", f"test bits less {BASE}'s", "seconds", "by updates", "by seconds"]
     lines = []
-    for where, runs in grouped(rows, "corpus", "condition").items():
-        kinds = grouped(runs, "kind")
-        base = {row["seed"]: row for row in kinds.get((BASE,), [])}
-        points = grouped([row for row in curves if (row["corpus"], row["condition"]) == where], "kind")
-        for (kind,), mine in kinds.items():
-            pairs = [(row, base[row["seed"]]) for row in mine if row["seed"] in base]
-            if kind == BASE or not pairs:
-                continue
-            mean, spread = mean_and_spread([float(a["test_bits"]) - float(b["test_bits"]) for a, b in pairs])
-            seconds = statistics.fmean(float(a["seconds"]) / max(float(b["seconds"]), 1e-9) for a, b in pairs)
-            seeds = {row["seed"] for row, _ in pairs}
-            ahead = []
-            for x in ("updates", "seconds"):
-                two = [mean_curve([row for row in points[(k,)] if row["seed"] in seeds], x) for k in (kind, BASE)]
-                ahead.append(crossings(*two))
-            lines.append([*where, kind, f"{mean:+.4f} ± {spread:.4f}", f"x {seconds:.2f}", *ahead])
+    for gap in gaps(rows):
+        mine, base = (
+            [
+                row
+                for row in curves
+                if (row["corpus"], row["condition"], row["kind"]) == (gap.corpus, gap.condition, kind)
+                and row["seed"] in gap.seeds
+            ]
+            for kind in (gap.kind, BASE)
+        )
+        ahead = [crossings(mean_curve(mine, x), mean_curve(base, x)) for x in ("updates", "seconds")]
+        numbers = [f"{gap.bits:+.4f} ± {gap.spread:.4f}", f"x {gap.seconds:.2f}"]
+        lines.append([gap.corpus, gap.condition, gap.kind, *numbers, *ahead])
     return heads, lines
 
 

@@ -2,7 +2,7 @@
 
 import io
 import logging
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 # Where everybody's debug messages were turned on, matplotlib's fonts alone would fill pages.
 logging.getLogger("matplotlib").setLevel(logging.WARNING)
@@ -30,6 +30,26 @@ def draw(series: Series, across: str, up: str, band: Optional[Series] = None) ->
     axes.set_ylabel(up)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
+    return svg(figure)
+
+
+def dot_plot(dots: Sequence[Tuple[str, float, float]], across: str) -> str:
+    """Names from top to bottom, each with its value and half the width of a bar around it, as SVG."""
+    figure = Figure(figsize=(6, 0.8 + 0.28 * len(dots)), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    names, values, spreads = zip(*dots)
+    axes.errorbar(values, range(len(dots)), xerr=spreads, fmt="o", markersize=4, capsize=2)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(dots)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(across)
+    axes.grid(alpha=0.3)
+    return svg(figure)
+
+
+def svg(figure: Figure) -> str:
+    """A figure's file."""
     file = io.StringIO()
     # No date and no random names: the same results give the same file. Text stays text, which is shorter.
     with rc_context({"svg.hashsalt": "lamemo", "svg.fonttype": "none"}):

@@ -18,9 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from .compare import NEAR_0, NEAR_1, Row, Table, alphas, average, differences, grouped, mean_and_spread, mean_of
+from .compare import (
+    BASE,
+    NEAR_0,
+    NEAR_1,
+    Row,
+    Table,
+    alphas,
+    average,
+    differences,
+    gaps,
+    grouped,
+    mean_and_spread,
+    mean_of,
+)
 from .errors import UsageError
-from .figures import Series, draw
+from .figures import Series, dot_plot, draw
 from .html import Page
 from .sample import configuration, open_checkpoint, sample
 
@@ -135,7 +148,14 @@ class Study:
             pictures[f"{name}-updates"] = draw(*self.curve(points, "updates"))
             pictures[f"{name}-seconds"] = draw(*self.curve(points, "seconds"))
         for what, rows, x, y, across, up in (
-            ("memory", self.memory, "length", "bits", "tokens of the past in memory when scored", "bits per token"),
+            (
+                "memory",
+                self.memory,
+                "length",
+                "bits",
+                "tokens kept as they are (--mem-len) when scored",
+                "bits per token",
+            ),
             (
                 "attention",
                 self.attention,
@@ -148,6 +168,17 @@ class Study:
             for (corpus, condition), points in grouped(rows, "corpus", "condition").items():
                 lines, bands = average(points, x, y)
                 pictures[f"{corpus}-{condition}".strip("-") + f"-{what}"] = draw(lines, across, up, bands)
+        return {**pictures, **self.conditions()}
+
+    def conditions(self) -> Dict[str, str]:
+        """Each kind against recurrence under all conditions, where there is more than one: SVG by name."""
+        pictures = {}
+        found = [gap for gap in gaps(self.rows) if len({row["condition"] for row in self.rows}) > 1]
+        for kind in sorted({gap.kind for gap in found if gap.condition}):
+            mine = [gap for gap in found if gap.kind == kind]
+            names = [f"{gap.corpus} {gap.condition}".strip() for gap in mine]
+            dots = [(name, gap.bits, gap.spread) for name, gap in zip(names, mine)]
+            pictures[f"conditions-{kind}"] = dot_plot(dots, f"test bits of {kind} less {BASE}'s (left of 0 is better)")
         return pictures
 
     @staticmethod

@@ -23,18 +23,24 @@ from lamemo_fairseq.errors import UsageError
 BITS = {("lookahead", 1): 2.40, ("lookahead", 2): 2.50, ("recurrence", 1): 2.30, ("recurrence", 2): 2.32}
 
 
+def write_run(folder: Path, condition: str, kind: str, seed: int, bits: float) -> Path:
+    """What a finished run leaves, but for what was looked at."""
+    run = folder / "runs" / "shakespeare" / (condition or "base") / kind / f"seed{seed}"
+    run.mkdir(parents=True)
+    row = {"corpus": "shakespeare", "condition": condition, "kind": kind, "seed": seed, "parameters": 1000 + seed}
+    row.update(updates=40, seconds=7.0 * seed, valid_bits=bits + 0.1, test_bits=bits, revision="abc<def>")
+    (run / "row.json").write_text(json.dumps(row))
+    curve = [{"updates": u, "seconds": seed * u / 10, "bpc": bits + 10 / u} for u in (20, 40)]
+    (run / "curve.json").write_text(json.dumps(curve))
+    return run
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What a finished study of two kinds with two seeds leaves."""
     for (kind, seed), bits in BITS.items():
-        run = tmp_path / "runs" / "shakespeare" / "base" / kind / f"seed{seed}"
-        run.mkdir(parents=True)
-        row = {"corpus": "shakespeare", "condition": "", "kind": kind, "seed": seed, "parameters": 1000 + seed}
-        row.update(updates=40, seconds=7.0 * seed, valid_bits=bits + 0.1, test_bits=bits, revision="abc<def>")
-        (run / "row.json").write_text(json.dumps(row))
-        curve = [{"updates": u, "seconds": seed * u / 10, "bpc": bits + 10 / u} for u in (20, 40)]
-        (run / "curve.json").write_text(json.dumps(curve))
-        looks = [{"attention": True, "mem_len": M, "loss_nats": 1 + 1 / (M + 1)} for M in (0, 8)]
+        run = write_run(tmp_path, "", kind, seed, bits)
+        looks: List[Dict[str, Any]] = [{"attention": True, "mem_len": M, "loss_nats": 1 + 1 / (M + 1)} for M in (0, 8)]
         for look in looks:
             look["attention_by_distance"] = [None, 0.2, 0.1]
             refreshed = kind == "lookahead" and look["mem_len"]
@@ -95,6 +101,17 @@ def test_figures(folder: Path) -> None:
     before = {path.name: path.read_text() for path in folder.glob("*.svg")}
     assert results.Study.read(folder).figures() == {name[:-4]: text for name, text in before.items()}
     assert all("lookahead" in text and "recurrence" in text for text in before.values())
+
+
+def test_conditions_side_by_side(folder: Path) -> None:
+    """A dot for each corpus and condition in which a kind and recurrence were trained with the same seed."""
+    for condition, kinds in (("lr=0.1", ("lookahead", "recurrence")), ("lr=0.2", ("lookahead", "continuous"))):
+        for kind in kinds:
+            write_run(folder, condition, kind, 1, 2.0)
+    study.finish(study.parse([str(folder)]))
+    picture = (folder / "conditions-lookahead.svg").read_text()
+    assert ">shakespeare<" in picture and ">shakespeare lr=0.1<" in picture and "lr=0.2" not in picture
+    assert not (folder / "conditions-continuous.svg").exists()
 
 
 class Parts(HTMLParser):
