@@ -44,18 +44,18 @@ class MemoryCrossEntropyCriterion(CrossEntropyCriterion):
         loss = each.sum()
         # A mean per token times the tokens: sums over micro-batches and ranks then weigh it as the text's loss.
         for name, auxiliary in extra.get("losses", {}).items():
-            loss = loss + auxiliary * sample_size
-            logging_output[PREFIX + name] = auxiliary.data * sample_size
+            loss = loss + auxiliary * sample["ntokens"]
+            logging_output[PREFIX + name] = auxiliary.data * sample["ntokens"]
         return loss, sample_size, logging_output
 
     @staticmethod
     def reduce_metrics(logging_outputs: List[Dict[str, Any]]) -> None:
         """Logs the text's loss as ``cross_entropy`` does, and each auxiliary loss apart, in nats per token."""
         CrossEntropyCriterion.reduce_metrics(logging_outputs)
-        sample_size = sum(log.get("sample_size", 0) for log in logging_outputs)
+        tokens = sum(log.get("ntokens", 0) for log in logging_outputs)
         for name in sorted({name for log in logging_outputs for name in log if name.startswith(PREFIX)}):
             total = sum(log.get(name, 0) for log in logging_outputs)
-            metrics.log_scalar(name[len(PREFIX) :], total / sample_size, sample_size, round=6)
+            metrics.log_scalar(name[len(PREFIX) :], total / tokens, tokens, round=6)
 
 
 def check_criterion(name: str, memory_type: str, losses: Sequence[str]) -> None:

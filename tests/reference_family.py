@@ -14,11 +14,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# Bumps of the continuous signal: one half of them narrow, one half wide, each half even over [0, 1].
-WIDTHS = (0.01, 0.05)
+
+def widths(count: int) -> tuple[float, float]:
+    """Of the continuous signal's bumps: one half of them narrow, one half wide, each half even over [0, 1].
+
+    The wide ones are at least as wide as the gaps between them.
+    """
+    gap = 1 / (count // 2 - 1)
+    return (0.01, 0.05) if gap <= 0.05 else (gap / 5, gap)
 
 
-# Compressive Transformer, section 3.1: n * c rows [n * c, D] become n.
+# Compressive Transformer, section 3.2: n * c rows [n * c, D] become n.
 
 
 def compress_mean(rows: Tensor, c: int) -> Tensor:
@@ -68,7 +74,7 @@ def bumps(t: float, count: int) -> Tensor:
     """psi(t) [E]."""
     half = count // 2
     values = []
-    for width in WIDTHS:
+    for width in widths(count):
         for j in range(half):
             centre = j / (half - 1)
             values.append(math.exp(-((t - centre) ** 2) / (2 * width**2)) / (width * math.sqrt(2 * math.pi)))
@@ -99,16 +105,17 @@ def gaussian(t: Tensor, mean: float, variance: float) -> Tensor:
 
 
 def gaussian_attention(B: Tensor, mean: float, variance: float) -> Tensor:
-    """E_p[X(t)], p = N(mean, variance): [D]. Only places near the bumps count, so the grid is on [-1, 2]."""
+    """E_p[X(t)], p = N(mean, variance): [D]. Only places near the bumps count, so the grid is on [-4, 5]."""
     half = len(B) // 2
-    centres = torch.tensor([j / (half - 1) for _ in WIDTHS for j in range(half)], dtype=torch.float64)
-    widths = torch.tensor([width for width in WIDTHS for _ in range(half)], dtype=torch.float64)
+    two = widths(len(B))
+    centres = torch.tensor([j / (half - 1) for _ in two for j in range(half)], dtype=torch.float64)
+    wide = torch.tensor([width for width in two for _ in range(half)], dtype=torch.float64)
 
     def weighted(t: Tensor) -> Tensor:
-        psi = torch.exp(-((t[:, None] - centres) ** 2) / (2 * widths**2)) / (widths * math.sqrt(2 * math.pi))
+        psi = torch.exp(-((t[:, None] - centres) ** 2) / (2 * wide**2)) / (wide * math.sqrt(2 * math.pi))
         return gaussian(t, mean, variance)[:, None] * (psi @ B)
 
-    return integral(weighted, -1.0, 2.0)
+    return integral(weighted, -4.0, 5.0)
 
 
 def kl(mean: float, variance: float, prior: float) -> float:

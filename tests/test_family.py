@@ -30,7 +30,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_compression_functions(rate: int, groups: int, seed: int) -> None:
     rows = noise(2, rate * groups, 6, seed=seed)
     usage = noise(2, rate * groups, seed=seed + 1).round(decimals=0)  # with ties
-    for dilation in (1, 2):
+    for dilation in (1, compressive.dilation(rate)):
         conv = compressive.Convolution(6, rate, dilation).double()
         expected = [reference.compress_conv(row, rate, conv.conv.weight, dilation) for row in rows]
         torch.testing.assert_close(conv(rows), torch.stack(expected), **EXACT)
@@ -130,6 +130,22 @@ def test_usage_is_the_attention_per_query() -> None:
     torch.testing.assert_close(state.tensors["usage0"][:, :4], expected, **EXACT)
 
 
+@pytest.mark.parametrize("rate", range(2, 9))
+def test_a_dilated_compression_passes_over_no_row(rate: int) -> None:
+    """But for the last rows of what leaves together, whose taps would stand in groups to come."""
+    decoder = make("compressive-dilated", compression_rate=rate, mem_len=rate)
+    conv = decoder.memory.compressions[0]
+    rows = noise(1, 10 * rate * rate, 12).requires_grad_()
+    conv(rows).pow(2).sum().backward()
+    seen = rows.grad[0].abs().sum(-1) > 0
+    assert seen[: -conv.padding].all()
+    # And no compressed row holds anything of more groups than are checked for documents.
+    rows = noise(1, 10 * rate * rate, 12).requires_grad_()
+    conv(rows)[0, -1].sum().backward()
+    first = int(rows.grad[0].abs().sum(-1).nonzero()[0])
+    assert decoder.memory.reach == 10 * rate - first // rate
+
+
 # continuous
 
 
@@ -149,12 +165,37 @@ def test_contraction() -> None:
     """The old signal is sampled over [0, 1] and fitted again over [0, tau], the new rows behind it."""
     decoder = make("continuous")
     signal, rows = noise(1, 8, 12), noise(1, 4, 12, seed=1)
-    got = decoder.memory.extend(signal, rows, None)[0]
+    got = decoder.memory.extend(signal, rows, None)[0]  # not sticky: nothing is bounded
     tau, S = decoder.memory.tau, 8
     values = [reference.signal_at(signal[0], (m + 0.5) / S) for m in range(S)]
     places = [tau * (m + 0.5) / S for m in range(S)] + [tau + (1 - tau) * (i + 0.5) / 4 for i in range(4)]
     expected = reference.ridge(torch.stack([*values, *rows[0]]), places, decoder.memory.ridge, 8)
     torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("bumps", [4, 8, 16, 32, 64])
+@pytest.mark.parametrize("new", [1, 16, 64])
+def test_a_contracted_signal_dies_out(bumps: int, new: int) -> None:
+    """Contracted again and again the signal does not grow, whatever the number of bumps."""
+    memory = make("continuous", long_term_basis=bumps).memory
+    step = continuous.regression(memory.samples, new, memory.tau, bumps, memory.ridge, torch.device("cpu"))
+    places = continuous.midpoints(memory.samples, 0, 1, step)
+    again = step[: memory.samples].T @ continuous.evaluate(places, bumps)  # [E, E], coefficients to coefficients
+    assert torch.linalg.eigvals(again).abs().max() < 0.95
+
+
+@pytest.mark.parametrize("bumps", [4, 16, 32])
+def test_a_sticky_signal_stays_bounded(bumps: int) -> None:
+    """Even where all queries always read the same small place, by the seam."""
+    memory = make("continuous-sticky", long_term_basis=bumps).memory
+    usage = torch.zeros(2, bumps, dtype=torch.float64)
+    usage[0, bumps // 2] = usage[1, int(0.7 * bumps)] = 1
+    signal = memory.extend(noise(2, 0, 12), noise(2, 16, 12), None)
+    for number in range(300):
+        rows = noise(2, 16, 12, seed=number)
+        signal = memory.extend(signal, rows, usage)
+        height = (continuous.evaluate(continuous.midpoints(500, 0, 1, rows), bumps) @ signal).abs().max()
+        assert height < 1.2 * continuous.HEADROOM * rows.abs().max()
 
 
 @few

@@ -1,10 +1,22 @@
 """Compressive Transformer's memory: rows that grow old are compressed, not dropped (arXiv 1911.05507).
 
 A layer reads two queues as one, oldest first: compressed rows, then the inputs of the last mem_len tokens as they
-were. What leaves the second queue enters the first, c rows as one, c the compression rate. Compressed rows count as
-one position each (section 3 of the paper). Letters as in ``ops.py``; m compressed rows.
+were. What leaves the second queue enters the first, c rows as one, c the compression rate. Letters as in ``ops.py``;
+m compressed rows.
+
+What the paper leaves open, and what is done here:
+
+- A compressed row counts as one position. Queues begin empty, as Transformer-XL's does, not as rows of zeros.
+- Dilation is the smallest that has no factor in common with c, so that no row is passed over.
+- Most-used ranks all rows that leave together by the sum of what they received while they were memory; a row that
+  leaves straight from the segment has received nothing.
+- The reconstruction loss is a mean of squares (the paper writes a norm); queries come without the relative position's
+  biases, heads are compared before the output projection, and pre-norm normalises raw and compressed rows alike. Its
+  gradient reaches the compression alone, but with ``--clip-norm`` it has a part in the norm of all gradients.
+- The losses that the paper tries and drops (auto-encoding, back-propagation through time) are not here.
 """
 
+import math
 from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -34,8 +46,8 @@ class Pool(nn.Module):
 class Convolution(nn.Module):
     """A 1-D convolution of width and stride c, without bias. [B, n * c, D] -> [B, n, D].
 
-    With ``dilation`` 2 it reads every second row of a group and of the group before it, which is zero before the
-    first: each output sees 2c - 1 rows that end with its group.
+    With a ``dilation`` its last tap stays on a group's last row, and the others reach back into the groups before, or
+    to zeros before the first.
     """
 
     def __init__(self, dim: int, rate: int, dilation: int) -> None:
@@ -45,6 +57,11 @@ class Convolution(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.conv(F.pad(rows.transpose(1, 2), (self.padding, 0))).transpose(1, 2)
+
+
+def dilation(rate: int) -> int:
+    """The smallest above 1 that is coprime with c: taps c rows apart in no step, so that each row meets one of them."""
+    return next(step for step in range(2, rate + 2) if math.gcd(step, rate) == 1)
 
 
 def most_used(usage: Tensor, rate: int) -> Tensor:
@@ -75,14 +92,15 @@ class CompressiveMemory(Memory):
             "mean": lambda: Pool(self.rate, lambda groups: groups.mean(2)),
             "max": lambda: Pool(self.rate, lambda groups: groups.amax(2)),
             "conv": lambda: Convolution(self.dim, self.rate, dilation=1),
-            "dilated-conv": lambda: Convolution(self.dim, self.rate, dilation=2),
+            "dilated-conv": lambda: Convolution(self.dim, self.rate, dilation(self.rate)),
         }
         # One compression per layer, as the paper's algorithm 1 has it.
         self.compressions = nn.ModuleList(
             [] if self.selects else [makers[cfg.compression]() for _ in range(self.layers)]
         )
-        # Groups whose rows a compressed row holds something of.
-        self.reach = 2 if cfg.compression == "dilated-conv" else 1
+        # Groups whose rows a compressed row holds something of: its own, and those that a dilation reaches back into.
+        dilated = cfg.compression == "dilated-conv"
+        self.reach = 1 + (math.ceil((self.rate - 1) * (dilation(self.rate) - 1) / self.rate) if dilated else 0)
 
     @classmethod
     def check(cls, cfg: "LaMemoConfig") -> None:
@@ -168,10 +186,10 @@ class CompressiveMemory(Memory):
     def losses(
         self, state: MemoryState, record: SegmentRecord, advance: int, layers: "Sequence[Layer]"
     ) -> Dict[str, Tensor]:
-        """The attention-reconstruction loss (section 3.1, algorithm 2), a mean over B, H, N and d, layers summed.
+        """The attention-reconstruction loss (section 3.2, algorithm 2), a mean of squares over B, H, N and d.
 
-        What the segment's states read in the rows that leave, against what they read in their compression. Only
-        the compression gets gradient: states, rows and the layer's weights are held fixed.
+        What the segment's states read in the rows that leave, against what they read in their compression, layers
+        summed. Only the compression gets gradient: states, rows and the layer's weights are held fixed.
         """
         if not self.trained_apart:
             return {}
@@ -208,7 +226,7 @@ class CompressiveMemory(Memory):
         else:
             groups = leaving.unflatten(1, (slots, self.rate))  # [B, n, c]
             lowest, highest = groups.amin(2), groups.amax(2)
-            if self.reach == 2:
+            for _ in range(1, self.reach):
                 lowest = torch.cat([lowest[:, :1], torch.minimum(lowest[:, 1:], lowest[:, :-1])], dim=1)
                 highest = torch.cat([highest[:, :1], torch.maximum(highest[:, 1:], highest[:, :-1])], dim=1)
             new = torch.where(lowest == highest, lowest, -1)

@@ -4,6 +4,17 @@ A layer reads the inputs of the last mem_len tokens as rows. Rows that leave the
 Gaussian bumps whose coefficients are fitted by ridge regression. Each query reads the signal through a Gaussian
 density of its own. To make room, the signal is contracted to [0, tau], so it never ends and costs the same forever.
 Letters as in ``ops.py``; S points at which a signal is sampled, E bumps, L rows that enter.
+
+What the paper leaves open, and what is done here:
+
+- Widths, ridge, tau and the weight of the regulariser differ between the paper's experiments; each is a flag, but for
+  the widths (``WIDTHS``), which are those of its sorting task and grow where bumps are few.
+- Values stand in the middles of equal parts of the interval that they fill. A contraction happens once per segment,
+  however many rows leave: shorter segments than in training make the signal forget faster per token.
+- Sticky: parts of [0, 1] are as many as bumps; places are quantiles instead of draws; the samples are spread evenly
+  over [0, tau], which is what gives room to what was read. ``HEADROOM`` bounds what repeated stretching can add up to.
+- Rows enter as the layer's inputs, without a gate in front of the fit, and before a pre-norm; queries come without
+  the relative position's biases; both affine maps have a bias. Heads are summed in the regulariser.
 """
 
 import math
@@ -24,13 +35,20 @@ if TYPE_CHECKING:
 
 # Widths of the bumps, by turns: narrow ones for detail and wide ones that leave no gap.
 WIDTHS = (0.01, 0.05)
+# A sticky signal may be this many times as high as the rows that enter it.
+HEADROOM = 4.0
 
 
 def basis(bumps: int, like: Tensor) -> Tuple[Tensor, Tensor]:
-    """Centres [E], even over [0, 1] for each width, and widths [E] of the bumps, in the type of ``like``."""
+    """Centres [E], even over [0, 1] for each width, and widths [E] of the bumps, in the type of ``like``.
+
+    Few bumps are wider: with gaps between the widest, a contracted signal would be no copy of the old one, and would
+    grow with every contraction.
+    """
     each = bumps // len(WIDTHS)
+    stretch = max(1.0, 1 / (each - 1) / max(WIDTHS))
     centres = torch.linspace(0, 1, each, dtype=like.dtype, device=like.device).repeat(len(WIDTHS))
-    widths = torch.tensor(WIDTHS, dtype=like.dtype, device=like.device).repeat_interleave(each)
+    widths = stretch * torch.tensor(WIDTHS, dtype=like.dtype, device=like.device).repeat_interleave(each)
     return centres, widths
 
 
@@ -168,10 +186,11 @@ class ContinuousMemory(Memory):
 
     @classmethod
     def check(cls, cfg: "LaMemoConfig") -> None:
-        if cfg.long_term_basis < 2 or cfg.long_term_basis % len(WIDTHS):
+        least = 2 * len(WIDTHS)
+        if cfg.long_term_basis < least or cfg.long_term_basis % len(WIDTHS):
             raise UsageError(
                 f"--long-term-basis {cfg.long_term_basis} makes no basis: choose a multiple of {len(WIDTHS)}, one "
-                "part for each width"
+                f"part for each width, of {least} or more"
             )
         if samples(cfg) < 1:
             raise UsageError(f"--long-term-samples {cfg.long_term_samples} is too small: choose 1 or more")
@@ -223,7 +242,8 @@ class ContinuousMemory(Memory):
     def extend(self, signal: Tensor, rows: Tensor, usage: Optional[Tensor]) -> Tensor:
         """The signal [B, E, D] contracted, with ``rows`` [B, L, D] behind it.
 
-        Where the queries' ``usage`` is known, what was read more gets more of the samples ("sticky memories").
+        Where the queries' ``usage`` is known, what was read more gets more of the samples, and thereby more of
+        [0, tau] ("sticky memories").
         """
         values, past = rows.to(signal.dtype), 0
         if signal.size(1) > 0:
@@ -234,7 +254,18 @@ class ContinuousMemory(Memory):
                 places = quantiles(usage.to(signal.dtype), past)
             values = torch.cat([evaluate(places, self.bumps) @ signal, values], dim=1)  # [B, S + L, D]
         fit = regression(past, rows.size(1), self.tau, self.bumps, self.ridge, signal.device)
-        return fit.T.to(signal.dtype) @ values
+        fitted = fit.T.to(signal.dtype) @ values
+        return fitted if usage is None else self.bounded(fitted, rows)
+
+    def bounded(self, signal: Tensor, rows: Tensor) -> Tensor:
+        """``signal`` [B, E, D], lower where it is more than HEADROOM times as high as a stream's ``rows`` [B, L, D].
+
+        A fit rings at the seam between old and new. Contracted evenly, that dies out; but where one place is read and
+        stretched again and again, the ringing is as well, and would grow without end.
+        """
+        heights = (evaluate(midpoints(2 * self.bumps, 0, 1, signal), self.bumps) @ signal).abs().amax((1, 2))
+        limits = HEADROOM * rows.to(signal.dtype).abs().amax((1, 2))
+        return signal * (limits / heights.clamp_min(1e-30)).clamp(max=1)[:, None, None]
 
     def losses(
         self, state: MemoryState, record: SegmentRecord, advance: int, layers: "Sequence[Layer]"
