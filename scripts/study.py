@@ -42,7 +42,7 @@ import prepare_python
 import prepare_shakespeare
 import torch
 from corpus import CorpusError
-from study_run import KINDS, SETTINGS, Run, StudyError, bits, numbers
+from study_run import KINDS, SETTINGS, USUAL, Run, StudyError, bits, numbers
 
 from lamemo_fairseq import results
 from lamemo_fairseq.errors import UsageError
@@ -104,7 +104,7 @@ def main() -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("dest", type=Path, help="folder of the study, made or continued")
-    parser.add_argument("--kinds", default=",".join(KINDS), help="memory kinds (default: all)")
+    parser.add_argument("--kinds", default=",".join(USUAL), help=f"of {', '.join(KINDS)} (default: {','.join(USUAL)})")
     parser.add_argument("--seeds", default="1,2,3", help="one run per kind for each (default: 1,2,3)")
     parser.add_argument("--corpora", default="shakespeare,python", help=f"of {', '.join(CORPORA)}")
     parser.add_argument("--setting", choices=sorted(SETTINGS), help="sizes (default: gpu where there is one, or cpu)")

@@ -34,10 +34,11 @@ KINDS: dict[str, Callable[[int], list[str]]] = {
     ],
     "continuous": lambda M: [
         *("--memory-type", "continuous", "--mem-len", str(M // 2), "--long-term-basis", str(M - M // 2)),
-        "--long-term-sticky",
     ],
     "none": lambda M: ["--memory-type", "none", "--mem-len", str(M)],
+    "continuous-sticky": lambda M: [*KINDS["continuous"](M), "--long-term-sticky"],
 }
+USUAL = [kind for kind in KINDS if kind != "continuous-sticky"]  # without --kinds
 
 
 @dataclass(frozen=True)
