@@ -42,7 +42,7 @@ import prepare_python
 import prepare_shakespeare
 import torch
 from corpus import CorpusError
-from study_run import KINDS, SETTINGS, USUAL, Run, StudyError, bits, numbers
+from study_run import KINDS, SETTINGS, USUAL, Point, Run, StudyError, bits, numbers
 
 from lamemo_fairseq import results
 from lamemo_fairseq.errors import UsageError
@@ -112,9 +112,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--memory", type=int, help="rows of memory, instead of the setting's")
     parser.add_argument(
         "--vary",
-        default="",
+        action="append",
+        default=[],
         metavar="FLAG=V1,V2",
-        help="a further dimension of the grid: memory, updates, or a flag of fairseq-train, e.g. lr=0.001,0.0005",
+        help="a further dimension of the grid: memory, updates, or a flag of fairseq-train, e.g. lr=0.001,0.0005; can "
+        "be given several times",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
     parser.add_argument("--memory-lengths", default="", help="score with these memories as well, e.g. 0,32,64,128")
@@ -134,14 +136,15 @@ def chosen(flag: str, value: str, known: Any) -> list[str]:
     return names
 
 
-def conditions(vary: str) -> list[tuple[str, str]]:
-    """(flag, value) for each point of --vary, or one empty pair."""
-    if not vary:
-        return [("", "")]
-    flag, _, values = vary.partition("=")
-    if not flag or not values:
-        raise StudyError(f"--vary {vary} says no values: write FLAG=V1,V2")
-    return [(flag.lstrip("-"), value) for value in values.split(",")]
+def conditions(varied: list[str]) -> list[Point]:
+    """All points of the dimensions that --vary gives, or the one that varies nothing."""
+    dimensions = []
+    for vary in varied:
+        flag, _, values = vary.partition("=")
+        if not flag or not values:
+            raise StudyError(f"--vary {vary} says no values: write FLAG=V1,V2")
+        dimensions.append([(flag.lstrip("-"), value) for value in values.split(",") if value])
+    return list(itertools.product(*dimensions))
 
 
 def study(options: argparse.Namespace) -> None:
@@ -163,11 +166,13 @@ def study(options: argparse.Namespace) -> None:
         **{name: str(value) for name, value in dataclasses.asdict(setting).items()},
         "machine": f"{machine()}, torch {torch.__version__}, Python {platform.python_version()}",
     }
-    (options.dest / "about.json").write_text(json.dumps(about, indent=1))
     runs = [
-        Run(options, setting, kind, seed, name, flag, value)
-        for seed, name, (flag, value), kind in itertools.product(seeds, names, points, kinds)
+        Run(options, setting, kind, seed, name, point)
+        for seed, name, point, kind in itertools.product(seeds, names, points, kinds)
     ]
+    for run in runs:
+        run.claim()
+    (options.dest / "about.json").write_text(json.dumps(about, indent=1))
     until = began + options.time_budget * 60
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = {pool.submit(attend, run, until, lengths): run for run in runs}

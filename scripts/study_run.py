@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,9 @@ SETTINGS = {
 }
 
 
+Point = tuple[tuple[str, str], ...]  # what is varied, as (flag, value)
+
+
 class StudyError(Exception):
     """What the user did or has that cannot work, in one line."""
 
@@ -91,24 +94,34 @@ class Run:
     """One model: trained, scored, and a row of results."""
 
     def __init__(
-        self, options: argparse.Namespace, setting: Setting, kind: str, seed: int, corpus: str, flag: str, value: str
+        self, options: argparse.Namespace, setting: Setting, kind: str, seed: int, corpus: str, point: Point
     ) -> None:
         self.kind, self.seed, self.corpus, self.setting = kind, seed, corpus, setting
         self.updates = options.updates or setting.updates
         self.memory = options.memory or setting.memory
         self.jobs = options.jobs
-        self.condition, self.extra = "", []
-        if flag == "memory":
-            self.memory = numbers("vary", value)[0]
-        elif flag == "updates":
-            self.updates = numbers("vary", value)[0]
-        elif flag:
-            self.extra = [f"--{flag}", value]
-        if flag:
-            self.condition = f"{flag}={value}"
+        self.extra: list[str] = []
+        for flag, value in point:
+            if flag == "memory":
+                [self.memory] = numbers("vary", value)
+            elif flag == "updates":
+                [self.updates] = numbers("vary", value)
+            else:
+                self.extra += [f"--{flag}", value]
+        self.condition = " ".join(f"{flag}={value}" for flag, value in point)
+        self.dest = options.dest
         self.data = options.dest / "corpora" / corpus / "data-bin"
         self.folder = options.dest / "runs" / corpus / (self.condition or "base") / kind / f"seed{seed}"
         self.row = self.folder / "row.json"
+
+    def claim(self) -> None:
+        """Notes what this run is, or raises where the folder holds one that is another."""
+        path = self.folder / "asked.json"
+        asked = {**asdict(self.setting), "updates": self.updates, "memory": self.memory, "flags": self.flags()}
+        if path.exists() and json.loads(path.read_text()) != asked:
+            raise StudyError(f"{self.folder} holds a run with other sizes: choose another folder than {self.dest}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asked))
 
     @property
     def finished(self) -> bool:
@@ -140,7 +153,6 @@ class Run:
         """Trains and scores what is not done yet; False where the time did not suffice."""
         if self.finished:
             return True
-        self.folder.mkdir(parents=True, exist_ok=True)
         setting = self.setting
         print(f"study: {self.corpus} {self.condition} {self.kind} seed {self.seed}", flush=True)
         # Fairseq counts the time of the interrupted run as well.

@@ -224,11 +224,29 @@ def test_wrong_flags(case: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_several_dimensions() -> None:
+    found = study.conditions(["memory=8,16", "--lr=0.1"])
+    assert found == [(("memory", "8"), ("lr", "0.1")), (("memory", "16"), ("lr", "0.1"))]
+    assert study.conditions([]) == [()]
+
+
+def test_a_folder_keeps_its_sizes(tmp_path: Path) -> None:
+    """Runs of other sizes under the same name would be taken for finished."""
+
+    def run(*flags: str) -> study_run.Run:
+        return study_run.Run(options(tmp_path, *flags), study_run.SETTINGS["tiny"], "none", 1, "topics", ())
+
+    run().claim()
+    run().claim()
+    with pytest.raises(study_run.StudyError, match="holds a run with other sizes: choose another folder"):
+        run("--updates", "21").claim()
+
+
 @pytest.mark.parametrize("setting", sorted(study_run.SETTINGS))
 @pytest.mark.parametrize("memory", [None, 96])
 def test_kinds_have_equally_many_parameters(setting: str, memory: Any, tmp_path: Path) -> None:
     chosen = options(tmp_path, "--setting", setting, *([] if memory is None else ["--memory", str(memory)]))
-    runs = [study_run.Run(chosen, study_run.SETTINGS[setting], kind, 1, "topics", "", "") for kind in study_run.KINDS]
+    runs = [study_run.Run(chosen, study_run.SETTINGS[setting], kind, 1, "topics", ()) for kind in study_run.KINDS]
     sizes = []
     for run in runs:
         cfg = run.model(run.kind)

@@ -209,7 +209,11 @@ class ContinuousMemory(Memory):
 
     @property
     def span(self) -> int:
-        """The signal never ends; at tau = 3/4 and segments of mem_len, nine tenths of it are of this many tokens."""
+        """The signal never ends; at tau = 3/4 and segments of mem_len, nine tenths of it are of this many tokens.
+
+        Sticky memories can be far older: what is scored with several streams then depends on how many (see
+        ``--stream-warmup``).
+        """
         return 9 * self.mem_len
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:
