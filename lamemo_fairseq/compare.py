@@ -54,7 +54,7 @@ class Gap:
     Attributes:
         bits: mean of the differences in test bits, seed by seed; below 0 is better than the base.
         spread: their standard deviation.
-        seconds: mean ratio of the times.
+        seconds, base_seconds: medians of the times, of the kind and of the base.
     """
 
     corpus: str
@@ -64,6 +64,7 @@ class Gap:
     bits: float
     spread: float
     seconds: float
+    base_seconds: float
 
 
 def gaps(rows: Sequence[Row]) -> List[Gap]:
@@ -76,9 +77,9 @@ def gaps(rows: Sequence[Row]) -> List[Gap]:
             pairs = [(row, base[row["seed"]]) for row in mine if row["seed"] in base]
             if pairs:
                 bits = mean_and_spread([float(a["test_bits"]) - float(b["test_bits"]) for a, b in pairs])
-                seconds = statistics.fmean(float(a["seconds"]) / max(float(b["seconds"]), 1e-9) for a, b in pairs)
+                seconds = [statistics.median(float(run["seconds"]) for run in runs) for runs in zip(*pairs)]
                 seeds = frozenset(row["seed"] for row, _ in pairs)
-                found.append(Gap(corpus, condition, kind, seeds, *bits, seconds))
+                found.append(Gap(corpus, condition, kind, seeds, *bits, *seconds))
     return found
 
 
@@ -87,7 +88,7 @@ def differences(rows: Sequence[Row], curves: Sequence[Row]) -> Table:
 
     Args:
         rows: one per run, as in ``results.csv``.
-        curves: one per validation of each run: the run's columns, ``updates``, ``seconds``, ``bpc``, ``number``.
+        curves: one per validation of each run: the run's columns, ``updates``, ``seconds``, ``bpc``.
     """
     heads = ["corpus", "condition", "kind", f"test bits less {BASE}'s", "seconds", "by updates", "by seconds"]
     lines = []
@@ -102,14 +103,22 @@ def differences(rows: Sequence[Row], curves: Sequence[Row]) -> Table:
             for kind in (gap.kind, BASE)
         )
         ahead = [crossings(mean_curve(mine, x), mean_curve(base, x)) for x in ("updates", "seconds")]
-        numbers = [f"{gap.bits:+.4f} ± {gap.spread:.4f}", f"x {gap.seconds:.2f}"]
-        lines.append([gap.corpus, gap.condition, gap.kind, *numbers, *ahead])
+        bits, seconds = f"{gap.bits:+.4f} ± {gap.spread:.4f}", f"{gap.seconds:.0f} : {gap.base_seconds:.0f}"
+        lines.append([gap.corpus, gap.condition, gap.kind, bits, seconds, *ahead])
     return heads, lines
 
 
 def mean_curve(points: Sequence[Row], x: str) -> List[Tuple[float, float]]:
     """The mean over seeds at each validation, against the mean of ``x`` there."""
-    return [(mean_of(same, x), mean_of(same, "bpc")) for same in grouped(points, "number").values()]
+    return [(mean_of(same, x), mean_of(same, "bpc")) for same in shared(points)]
+
+
+def shared(points: Sequence[Row]) -> List[List[Row]]:
+    """Points of several seeds by their updates, without those that not all seeds have: a stopped run has one more."""
+    seeds = {row["seed"] for row in points}
+    found = grouped(points, "updates").values()
+    same = [rows for rows in found if {row["seed"] for row in rows} == seeds]
+    return sorted(same, key=lambda rows: float(rows[0]["updates"]))
 
 
 def crossings(mine: Sequence[Tuple[float, float]], base: Sequence[Tuple[float, float]]) -> str:
@@ -118,7 +127,9 @@ def crossings(mine: Sequence[Tuple[float, float]], base: Sequence[Tuple[float, f
     places = sorted({x for x, _ in (*mine, *base) if low <= x <= high})
     if not places:
         return "nowhere comparable"
-    gaps = [(x, at(mine, x) - at(base, x)) for x in places]
+    gaps = [(x, gap) for x, gap in ((x, at(mine, x) - at(base, x)) for x in places) if gap]
+    if not gaps:
+        return "level"
     turns = []
     for (x, gap), (next_x, next_gap) in zip(gaps, gaps[1:]):
         if (gap < 0) != (next_gap < 0):

@@ -1,4 +1,4 @@
-"""Lines as SVG."""
+"""Lines, and values with their names, as SVG."""
 
 import io
 import logging

@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import re
+import statistics
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from .compare import (
     grouped,
     mean_and_spread,
     mean_of,
+    shared,
 )
 from .errors import UsageError
 from .figures import Series, dot_plot, draw
@@ -38,6 +40,10 @@ from .html import Page
 from .sample import configuration, open_checkpoint, sample
 
 Point = Dict[str, float]
+
+
+# In a log: a checkpoint that was loaded, or numbers.
+RECORDS = r"Loaded checkpoint .* @ (\d+) updates|\| (train_inner|valid) \| (\{.*\})"
 
 
 def read_curve(log: str) -> List[Point]:
@@ -48,12 +54,14 @@ def read_curve(log: str) -> List[Point]:
     """
     since: Dict[int, float] = {}
     points: Dict[int, Point] = {}
-    for kind, found in re.findall(r"\| (train_inner|valid) \| (\{.*\})", log):
+    for loaded, kind, found in re.findall(RECORDS, log):
+        if loaded:
+            since = {at: spent for at, spent in since.items() if at <= int(loaded)}
+            continue
         line = json.loads(found)
         if kind == "valid":
             updates = int(line["valid_num_updates"])
-            seconds = sum(spent for at, spent in since.items() if at <= updates)
-            points[updates] = {"updates": updates, "seconds": seconds, "bpc": float(line["valid_bpc"])}
+            points[updates] = {"updates": updates, "seconds": sum(since.values()), "bpc": float(line["valid_bpc"])}
         else:
             since[int(line["num_updates"])] = float(line["train_wall"])
     return [points[updates] for updates in sorted(points)]
@@ -67,10 +75,14 @@ def read_csv(path: Path) -> List[Row]:
         return list(csv.DictReader(file))
 
 
-SUMMARY_NOTE = "Bits per token. ± is the standard deviation over seeds; seconds are those of training alone."
+SUMMARY_NOTE = (
+    "Bits per token. ± is the standard deviation over seeds; seconds are those of training alone, the seeds' median."
+)
 DIFFERENCES_NOTE = (
-    "Test bits by seed, so that what a seed does to all kinds drops out; below 0 is better than recurrence. Where a "
-    "kind is ahead is read off the mean validation curves, which end with their own learning rate schedule."
+    "Test bits less those of recurrence with the same seed: the mean, and ± the standard deviation of the differences; "
+    "below 0 is better than recurrence. Seconds are medians. Where a kind is ahead is read off the validation curves, "
+    "means over seeds; at equal seconds one run is further in its learning rate schedule than the other, which is not "
+    "corrected for."
 )
 ALPHA_NOTE = (
     "The weight of what a memory row held before it looked ahead: its mean, and in brackets how many of them are below "
@@ -102,8 +114,8 @@ class Study:
         curves = []
         for path in sorted(folder.glob("runs/*/*/*/*/row.json")):
             run = json.loads(path.read_text(encoding="utf-8"))
-            for number, point in enumerate(json.loads((path.parent / "curve.json").read_text(encoding="utf-8"))):
-                curves.append({k: str(v) for k, v in {**run, **point, "number": number}.items()})
+            for point in json.loads((path.parent / "curve.json").read_text(encoding="utf-8")):
+                curves.append({k: str(v) for k, v in {**run, **point}.items()})
         rows = read_csv(folder / "results.csv")
         looks = (read_csv(folder / f"{name}.csv") for name in ("memory", "attention", "alpha"))
         return Study(rows, curves, *looks)
@@ -115,7 +127,7 @@ class Study:
         for where, runs in grouped(self.rows, "corpus", "condition").items():
             kinds = grouped(runs, "kind")
             for (kind,), mine in sorted(kinds.items(), key=lambda item: mean_of(item[1], "test_bits")):
-                seconds, _ = mean_and_spread([float(run["seconds"]) for run in mine])
+                seconds = statistics.median(float(run["seconds"]) for run in mine)
                 scores = [mean_and_spread([float(run[name]) for run in mine]) for name in ("valid_bits", "test_bits")]
                 shown = [f"{mean:.4f} ± {spread:.4f}" for mean, spread in scores]
                 size = f"{int(mine[0]['parameters']):,}"
@@ -172,8 +184,8 @@ class Study:
 
     def conditions(self) -> Dict[str, str]:
         """Each kind against recurrence under all conditions, where there is more than one: SVG by name."""
-        pictures = {}
-        found = [gap for gap in gaps(self.rows) if len({row["condition"] for row in self.rows}) > 1]
+        pictures: Dict[str, str] = {}
+        found = gaps(self.rows)
         for kind in sorted({gap.kind for gap in found if gap.condition}):
             mine = [gap for gap in found if gap.kind == kind]
             names = [f"{gap.corpus} {gap.condition}".strip() for gap in mine]
@@ -188,7 +200,7 @@ class Study:
         bands: Series = {}
         for (kind,), mine in grouped(points, "kind").items():
             lines[kind], bands[kind] = [], []
-            for same in grouped(mine, "number").values():
+            for same in shared(mine):
                 at = mean_of(same, x)
                 mean, spread = mean_and_spread([float(row["bpc"]) for row in same])
                 lines[kind].append((at, mean))

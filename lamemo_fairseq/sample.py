@@ -1,12 +1,12 @@
 """What a checkpoint says about itself: its configuration, and text that it writes."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, List, Tuple
 
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
-from fairseq.data.data_utils import post_process
 
 from .hub import from_pretrained
 from .task import load_dictionary
@@ -37,4 +37,4 @@ def sample(lm: Any, tokens: int, seed: int) -> str:
     """Text that begins a line, drawn at temperature 1, pieces of words joined; the same for the same seed."""
     text = lm.sample("\n", sampling=True, max_len_b=tokens, max_len_a=0, seed=seed, stop_at_eos=False).strip("\n")
     cut = any(len(symbol) > 2 and symbol.endswith("@@") for symbol in lm.task.source_dictionary.symbols)
-    return post_process(text, "subword_nmt") if cut else text
+    return re.sub("@@( |$)", "", text, flags=re.MULTILINE) if cut else text

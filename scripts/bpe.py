@@ -7,6 +7,10 @@ when a model of pieces is asked for text.
 from __future__ import annotations
 
 import heapq
+import importlib.util
+import os
+import shutil
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -31,14 +35,24 @@ def prepare(dest: Path, words: Corpus, merges: int) -> Manifest:
     """
     if merges < 1:
         raise CorpusError(f"--bpe {merges} merges nothing: give a number above 0, e.g. 8000")
+    if importlib.util.find_spec("fastBPE") is None:
+        raise CorpusError("pieces of words need fastBPE: install g++, remove .venv, then run bash scripts/bootstrap.sh")
+    kept, manifest = dest / CODES, corpus.whole_texts(dest)
+    if kept.exists() and manifest is None and not (dest / corpus.MANIFEST).exists():
+        raise CorpusError(f"{kept} was not made by this script: name another folder")
     source = f"{words.source} (byte-pair encoding, {merges} merges)"
-    manifest = corpus.whole_texts(dest)
-    same = (source, words.inputs)
-    if manifest is None or same != (manifest["source"], manifest["inputs"]) or not (dest / CODES).exists():
-        print(f"learning {merges} merges from the training text of {words.source}", flush=True)
-        write(dest / CODES, learn(words.splits["train"], merges))
-    splits = {split: apply(dest / CODES, lines) for split, lines in words.splits.items()}
-    return corpus.prepare(dest, Corpus(source, corpus.WORDS, splits, words.inputs))
+    if manifest is not None and kept.exists() and (manifest["source"], manifest["inputs"]) == (source, words.inputs):
+        return corpus.prepare(dest, Corpus(source, corpus.WORDS, {}, words.inputs))
+    print(f"learning {merges} merges from the training text of {words.source}", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        codes = Path(scratch) / CODES
+        write(codes, learn(words.splits["train"], merges))
+        splits = {split: apply(codes, lines) for split, lines in words.splits.items()}
+        made = corpus.prepare(dest, Corpus(source, corpus.WORDS, splits, words.inputs))
+        # Last, so that a folder with codes has the texts that were cut with them.
+        shutil.copy(codes, dest / (CODES + ".tmp"))
+        os.replace(dest / (CODES + ".tmp"), kept)
+    return made
 
 
 def learn(lines: Iterable[str], merges: int) -> list[Merge]:
@@ -94,18 +108,13 @@ def merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
 
 def write(path: Path, merges: list[Merge]) -> None:
     """The file that fastBPE reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{left} {right} {count}\n" for left, right, count in merges), encoding="utf-8")
 
 
 def apply(path: Path, lines: Iterable[str]) -> Iterator[str]:
     """Lines as pieces; `@@` stands behind a piece that its word goes on after."""
-    try:
-        from fastBPE import fastBPE
-    except ImportError:
-        raise CorpusError(
-            "--bpe needs fastBPE, which needs g++: install it, then run bash scripts/bootstrap.sh"
-        ) from None
+    from fastBPE import fastBPE
+
     pieces = fastBPE(str(path))
     for line in lines:
-        yield pieces.apply([line])[0]
+        yield pieces.apply([" ".join(line.split())])[0]  # it splits at blanks alone

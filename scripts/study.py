@@ -42,7 +42,7 @@ import prepare_python
 import prepare_shakespeare
 import torch
 from corpus import CorpusError
-from study_run import KINDS, SETTINGS, USUAL, Point, Run, StudyError, bits, numbers
+from study_run import KINDS, OWN, SETTINGS, USUAL, Point, Run, StudyError, bits, numbers
 
 from lamemo_fairseq import results
 from lamemo_fairseq.errors import UsageError
@@ -133,18 +133,30 @@ def chosen(flag: str, value: str, known: Any) -> list[str]:
             raise StudyError(f"--{flag} {name} is not known: choose of {', '.join(known)}")
     if not names:
         raise StudyError(f"--{flag} names nothing: choose of {', '.join(known)}")
-    return names
+    return distinct(flag, names)
 
 
 def conditions(varied: list[str]) -> list[Point]:
     """All points of the dimensions that --vary gives, or the one that varies nothing."""
-    dimensions = []
+    dimensions: dict[str, list[str]] = {}
     for vary in varied:
-        flag, _, values = vary.partition("=")
-        if not flag or not values:
+        flag, _, values = vary.lstrip("-").partition("=")
+        parts = [value for value in values.split(",") if value]
+        if not flag or not parts:
             raise StudyError(f"--vary {vary} says no values: write FLAG=V1,V2")
-        dimensions.append([(flag.lstrip("-"), value) for value in values.split(",") if value])
-    return list(itertools.product(*dimensions))
+        if flag in OWN or flag in dimensions:
+            raise StudyError(f"--vary {vary} varies what is set already: choose memory, updates, or another flag")
+        if "/" in vary:
+            raise StudyError(f"--vary {vary} cannot name a folder: leave out the slash")
+        dimensions[flag] = distinct("vary", parts)
+    return list(itertools.product(*([(flag, value) for value in values] for flag, values in dimensions.items())))
+
+
+def distinct(flag: str, values: list[Any]) -> list[Any]:
+    """``values``, none of them twice: two runs must not share a folder."""
+    if len(set(values)) < len(values):
+        raise StudyError(f"--{flag} {','.join(map(str, values))} names something twice: name each once")
+    return values
 
 
 def study(options: argparse.Namespace) -> None:
@@ -153,10 +165,14 @@ def study(options: argparse.Namespace) -> None:
     setting = SETTINGS[options.setting or ("gpu" if torch.cuda.is_available() else "cpu")]
     kinds = chosen("kinds", options.kinds, KINDS)
     names = chosen("corpora", options.corpora, CORPORA)
-    seeds, lengths = numbers("seeds", options.seeds), numbers("memory-lengths", options.memory_lengths)
+    seeds = distinct("seeds", numbers("seeds", options.seeds))
+    lengths = numbers("memory-lengths", options.memory_lengths)
     points = conditions(options.vary)
     if options.jobs < 1:
         raise StudyError(f"--jobs {options.jobs} leaves nobody to work: give 1 or more")
+    for flag in ("updates", "memory"):
+        if getattr(options, flag) is not None and getattr(options, flag) < 1:
+            raise StudyError(f"--{flag} {getattr(options, flag)} is too small: give 1 or more")
     if not seeds:
         raise StudyError("--seeds names none: give numbers joined by commas")
     for name in names:
@@ -171,17 +187,21 @@ def study(options: argparse.Namespace) -> None:
         for seed, name, point, kind in itertools.product(seeds, names, points, kinds)
     ]
     for run in runs:
-        run.claim()
+        run.check()
     (options.dest / "about.json").write_text(json.dumps(about, indent=1))
     until = began + options.time_budget * 60
-    with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = {pool.submit(attend, run, until, lengths): run for run in runs}
-        for job in as_completed(jobs):
-            if job.exception() is not None:
-                pool.shutdown(cancel_futures=True)  # waits for the runs that have begun
+    pool = ThreadPoolExecutor(options.jobs)
+    try:
+        for job in as_completed([pool.submit(attend, run, until, lengths) for run in runs]):
             if job.result():
-                jobs[job].write_sample()
                 finish(options)
+    except BaseException as error:
+        print(f"study: stopping behind the runs that have begun ({error or 'interrupted'})", flush=True)
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
+    for run in runs:
+        run.write_sample()
     if not all(run.finished for run in runs):
         print("study: the time is up; the same command goes on from here", flush=True)
     finish(options)
@@ -190,7 +210,7 @@ def study(options: argparse.Namespace) -> None:
 def attend(run: Run, until: float, lengths: list[int]) -> bool:
     """Does what a run still lacks, unless the clock stands at ``until``; whether it is complete."""
     left = until - time.monotonic()
-    if not run.finished and (left <= 0 or not run.complete(left)):
+    if left <= 0 or not run.complete(left):
         return False
     run.look(lengths)
     return True

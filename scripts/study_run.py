@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
 
 from lamemo_fairseq import results, sample
@@ -75,6 +76,11 @@ SETTINGS = {
 }
 
 
+# Flags that the study gives itself; memory and updates stand for some of them.
+OWN = (
+    *("memory-type", "mem-len", "tokens-per-sample", "batch-size", "seed", "max-update", "save-dir", "task", "arch"),
+    *("criterion", "user-dir", "log-format", "log-interval", "validate-interval-updates", "save-interval-updates"),
+)
 Point = tuple[tuple[str, str], ...]  # what is varied, as (flag, value)
 
 
@@ -90,6 +96,16 @@ def numbers(flag: str, value: str) -> list[int]:
         raise StudyError(f"--{flag} {value} is no list of whole numbers: join them by commas") from None
 
 
+def literal(value: str) -> int | float | str:
+    """A flag's value as the number that it is, if it is one."""
+    for number in (int, float):
+        try:
+            return number(value)
+        except ValueError:
+            continue
+    return value
+
+
 class Run:
     """One model: trained, scored, and a row of results."""
 
@@ -97,8 +113,8 @@ class Run:
         self, options: argparse.Namespace, setting: Setting, kind: str, seed: int, corpus: str, point: Point
     ) -> None:
         self.kind, self.seed, self.corpus, self.setting = kind, seed, corpus, setting
-        self.updates = options.updates or setting.updates
-        self.memory = options.memory or setting.memory
+        self.updates = setting.updates if options.updates is None else options.updates
+        self.memory = setting.memory if options.memory is None else options.memory
         self.jobs = options.jobs
         self.extra: list[str] = []
         for flag, value in point:
@@ -114,14 +130,25 @@ class Run:
         self.folder = options.dest / "runs" / corpus / (self.condition or "base") / kind / f"seed{seed}"
         self.row = self.folder / "row.json"
 
-    def claim(self) -> None:
-        """Notes what this run is, or raises where the folder holds one that is another."""
+    def asked(self) -> dict[str, Any]:
+        """What makes this run what it is, beside its folder's name."""
+        sizes = {**asdict(self.setting), "updates": self.updates, "memory": self.memory}
+        return {**sizes, "flags": " ".join(self.flags())}
+
+    def check(self) -> None:
+        """Raises where the folder holds a run that was begun as another."""
+        if not any((self.folder / name).exists() for name in ("checkpoint_last.pt", "row.json")):
+            return
         path = self.folder / "asked.json"
-        asked = {**asdict(self.setting), "updates": self.updates, "memory": self.memory, "flags": self.flags()}
-        if path.exists() and json.loads(path.read_text()) != asked:
-            raise StudyError(f"{self.folder} holds a run with other sizes: choose another folder than {self.dest}")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asked))
+        if not path.exists():
+            raise StudyError(f"{self.folder} does not say how it was begun: choose another folder than {self.dest}")
+        begun = json.loads(path.read_text())
+        for name, value in self.asked().items():
+            if begun[name] != value:
+                raise StudyError(
+                    f"{self.folder} was begun with {name} {begun[name]}, not {value}: choose another folder than "
+                    f"{self.dest}"
+                )
 
     @property
     def finished(self) -> bool:
@@ -140,13 +167,16 @@ class Run:
         return cfg.decoder_ffn_embed_dim - round(surplus / unit)
 
     def model(self, kind: str) -> LaMemoConfig:
-        """The preset with memory ``kind`` and what is varied."""
+        """The preset with memory ``kind`` and what is varied; position encodings are for this run's kind alone."""
         fields: dict[str, Any] = dict(PRESETS[self.setting.preset])
         flags = KINDS[kind](self.memory) + self.extra
+        if kind != self.kind and "--position-encoding" in flags:
+            at = flags.index("--position-encoding")
+            del flags[at : at + 2]
         for flag, value in zip(flags, [*flags[1:], "--"]):
             name = flag[2:].replace("-", "_")
             if flag.startswith("--") and name in LaMemoConfig.__dataclass_fields__:
-                fields[name] = True if value.startswith("--") else int(value) if value.isdigit() else value
+                fields[name] = True if value.startswith("--") else literal(value)
         return LaMemoConfig(**fields)
 
     def complete(self, seconds: float) -> bool:
@@ -154,6 +184,9 @@ class Run:
         if self.finished:
             return True
         setting = self.setting
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "asked.json").write_text(json.dumps(self.asked()))
+        interval = math.gcd(setting.valid, self.updates)  # fairseq tells the seconds of whole intervals
         print(f"study: {self.corpus} {self.condition} {self.kind} seed {self.seed}", flush=True)
         # Fairseq counts the time of the interrupted run as well.
         limit = [] if seconds == float("inf") else ["--stop-time-hours", f"{(self.spent() + seconds) / 3600:.6f}"]
@@ -166,7 +199,7 @@ class Run:
             *("--clip-norm", 0.25, "--max-update", self.updates, "--validate-interval-updates", setting.valid),
             *("--max-valid-steps", setting.valid_steps, "--dropout", setting.dropout),
             *("--save-interval-updates", setting.valid, "--keep-interval-updates", 1, "--no-epoch-checkpoints"),
-            *("--best-checkpoint-metric", "bpc", "--log-format", "json", "--log-interval", setting.valid),
+            *("--best-checkpoint-metric", "bpc", "--log-format", "json", "--log-interval", interval),
             *(*self.flags(), *limit),
         )
         curve = results.read_curve(log)
@@ -191,17 +224,16 @@ class Run:
         return True
 
     def write_sample(self) -> None:
-        """Text of the model's own, drawn by one run at a time: torch has one random state for all threads."""
+        """Text of a finished model's own; while no others are trained, whose seconds it would cost."""
         path = self.folder / "sample.txt"
-        if not path.exists():
+        if self.finished and not path.exists():
             model = sample.open_checkpoint(self.folder / "checkpoint_best.pt")
             path.write_text(sample.sample(model, tokens=300, seed=1))
 
     def spent(self) -> float:
-        """Seconds that an interrupted run has taken."""
-        path = self.folder / "train.log"
-        walls = re.findall(r'"wall": "(\d+)"', path.read_text(encoding="utf-8")) if path.exists() else []
-        return float(walls[-1]) if walls else 0.0
+        """Seconds that an interrupted run has taken, as fairseq counts them."""
+        path = self.folder / "checkpoint_last.pt"
+        return load_checkpoint_to_cpu(str(path))["extra_state"]["previous_training_time"] if path.exists() else 0.0
 
     def score(self, split: str, *arguments: Any) -> list[dict[str, Any]]:
         """What ``lamemo_fairseq.evaluate`` finds of the best checkpoint; it keeps what it has found before."""
@@ -216,7 +248,9 @@ class Run:
     def look(self, lengths: list[int]) -> None:
         """Scores the validation text with other lengths of the rows that are kept as they are, attention looked at."""
         path = self.folder / "look.json"
-        if self.kind == "none" or not lengths or path.exists():
+        if self.kind == "none" or not lengths:
+            return
+        if path.exists() and [result["mem_len"] for result in json.loads(path.read_text())] == lengths:
             return
         path.write_text(json.dumps(self.score("valid", "--attention", "--mem-len", *lengths)))
 
@@ -232,7 +266,7 @@ class Run:
             done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         text = path.read_text(encoding="utf-8")
         if done.returncode != 0:
-            raise StudyError(f"{module} failed ({text.strip().splitlines()[-1]}); see {path}")
+            raise StudyError(f"{module} failed ({(text.strip() or 'no output').splitlines()[-1]}); see {path}")
         return text
 
 

@@ -46,6 +46,7 @@ def test_merges_are_those_of_a_slow_learner(lines: List[str], merges: int) -> No
 def test_applied_as_learned_and_undone(tmp_path: Path) -> None:
     pytest.importorskip("fastBPE")
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    lines += ["a\ttab", "a\xa0b c\x0cd", ""]  # blanks of all kinds part words
     merges, words = slowly(lines, 150)
     bpe.write(tmp_path / "codes", merges)
     cut = list(bpe.apply(tmp_path / "codes", lines))

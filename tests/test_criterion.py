@@ -35,9 +35,9 @@ class Task:
             return PAD
 
 
-def criterion() -> MemoryCrossEntropyCriterion:
+def criterion(sentence_avg: bool = False) -> MemoryCrossEntropyCriterion:
     assert MemoryCrossEntropyConfig.__dataclass_fields__.keys() == {"_name", "sentence_avg"}
-    return MemoryCrossEntropyCriterion(Task(), sentence_avg=False)
+    return MemoryCrossEntropyCriterion(Task(), sentence_avg=sentence_avg)
 
 
 def samples(decoder: Any, padded: int) -> List[Dict[str, Any]]:
@@ -69,6 +69,16 @@ def test_the_text_is_scored_as_cross_entropy_scores_it(kind: str) -> None:
         each, _, _ = criterion()(third, once_more, reduce=False)
         torch.testing.assert_close(each.sum(), expected, rtol=1e-10, atol=1e-10)
         assert each.shape == (batch["target"].numel(),)
+
+
+def test_sentence_avg_leaves_the_losses_proportions() -> None:
+    """It divides by streams instead of tokens, the text's loss and the auxiliary one alike."""
+    decoders = [make("compressive").train() for _ in range(2)]
+    for one, other in zip(*(samples(decoder, padded=3) for decoder in decoders)):
+        by_token, _, _ = criterion()(decoders[0], one)
+        by_stream, size, _ = criterion(sentence_avg=True)(decoders[1], other)
+        assert size == 2
+        torch.testing.assert_close(by_stream, by_token, rtol=1e-12, atol=1e-12)
 
 
 def test_micro_batches_weigh_an_auxiliary_loss_by_their_tokens() -> None:

@@ -60,7 +60,7 @@ class Convolution(nn.Module):
 
 
 def dilation(rate: int) -> int:
-    """The smallest above 1 that is coprime with c: taps c rows apart in no step, so that each row meets one of them."""
+    """The smallest above 1 that is coprime with c: the c taps then fall on all c places of a group, each in turn."""
     return next(step for step in range(2, rate + 2) if math.gcd(step, rate) == 1)
 
 
