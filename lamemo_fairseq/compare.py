@@ -21,6 +21,11 @@ def mean_and_spread(values: Sequence[float]) -> Tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
+def in_words(mean: float, spread: float, seeds: int, sign: str = "") -> str:
+    """Mean and spread as a table shows them; one seed alone says nothing of the spread."""
+    return f"{mean:{sign}.4f}" + (f" ± {spread:.4f}" if seeds > 1 else "")
+
+
 def grouped(rows: Sequence[Row], *names: str) -> Dict[Tuple[str, ...], List[Row]]:
     """Rows by their values of ``names``, in the order in which these first come."""
     groups: Dict[Tuple[str, ...], List[Row]] = {}
@@ -103,7 +108,8 @@ def differences(rows: Sequence[Row], curves: Sequence[Row]) -> Table:
             for kind in (gap.kind, BASE)
         )
         ahead = [crossings(mean_curve(mine, x), mean_curve(base, x)) for x in ("updates", "seconds")]
-        bits, seconds = f"{gap.bits:+.4f} ± {gap.spread:.4f}", f"{gap.seconds:.0f} : {gap.base_seconds:.0f}"
+        bits = in_words(gap.bits, gap.spread, len(gap.seeds), "+")
+        seconds = f"{gap.seconds:.0f} : {gap.base_seconds:.0f}"
         lines.append([gap.corpus, gap.condition, gap.kind, bits, seconds, *ahead])
     return heads, lines
 

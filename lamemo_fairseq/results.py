@@ -30,6 +30,7 @@ from .compare import (
     differences,
     gaps,
     grouped,
+    in_words,
     mean_and_spread,
     mean_of,
     shared,
@@ -129,7 +130,7 @@ class Study:
             for (kind,), mine in sorted(kinds.items(), key=lambda item: mean_of(item[1], "test_bits")):
                 seconds = statistics.median(float(run["seconds"]) for run in mine)
                 scores = [mean_and_spread([float(run[name]) for run in mine]) for name in ("valid_bits", "test_bits")]
-                shown = [f"{mean:.4f} ± {spread:.4f}" for mean, spread in scores]
+                shown = [in_words(mean, spread, len(mine)) for mean, spread in scores]
                 size = f"{int(mine[0]['parameters']):,}"
                 lines.append([*where, kind, str(len(mine)), size, mine[0]["updates"], f"{seconds:.0f}", *shown])
         return heads, lines

@@ -63,6 +63,7 @@ def test_mean_and_spread(folder: Path) -> None:
     table = (folder / "table.md").read_text().splitlines()
     assert table[0] == "## Results" and "recurrence" in table[4]  # best first
     assert "2.4500 ± 0.0707" in table[5] and "2.3100 ± 0.0141" in table[4]
+    assert compare.in_words(2.5, 0.0, 1) == "2.5000"  # one seed has no spread
 
 
 def test_kinds_against_recurrence(folder: Path) -> None:
