@@ -166,7 +166,7 @@ class Study:
                 self.memory,
                 "length",
                 "bits",
-                "tokens kept as they are (--mem-len) when scored",
+                "tokens that the memory covers when scored",
                 "bits per token",
             ),
             (

@@ -250,7 +250,7 @@ class Run:
         path = self.folder / "look.json"
         if self.kind == "none" or not lengths:
             return
-        if path.exists() and [result["mem_len"] for result in json.loads(path.read_text())] == lengths:
+        if path.exists() and [result["asked_mem_len"] for result in json.loads(path.read_text())] == lengths:
             return
         path.write_text(json.dumps(self.score("valid", "--attention", "--mem-len", *lengths)))
 
