@@ -1,0 +1,208 @@
+"""What a study tells: tables, figures, and a page that needs nothing but itself."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+import study
+
+from lamemo_fairseq import compare, results
+from lamemo_fairseq.errors import UsageError
+
+BITS = {("lookahead", 1): 2.40, ("lookahead", 2): 2.50, ("recurrence", 1): 2.30, ("recurrence", 2): 2.32}
+
+
+def write_run(folder: Path, condition: str, kind: str, seed: int, bits: float) -> Path:
+    """What a finished run leaves, but for what was looked at."""
+    run = folder / "runs" / "shakespeare" / (condition or "base") / kind / f"seed{seed}"
+    run.mkdir(parents=True)
+    row = {"corpus": "shakespeare", "condition": condition, "kind": kind, "seed": seed, "parameters": 1000 + seed}
+    row.update(updates=40, seconds=7.0 * seed, valid_bits=bits + 0.1, test_bits=bits, revision="abc<def>")
+    (run / "row.json").write_text(json.dumps(row))
+    curve = [{"updates": u, "seconds": seed * u / 10, "bpc": bits + 10 / u} for u in (20, 40)]
+    (run / "curve.json").write_text(json.dumps(curve))
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What a finished study of two kinds with two seeds leaves."""
+    for (kind, seed), bits in BITS.items():
+        run = write_run(tmp_path, "", kind, seed, bits)
+        looks: List[Dict[str, Any]] = [{"attention": True, "mem_len": M, "loss_nats": 1 + 1 / (M + 1)} for M in (0, 8)]
+        for look in looks:
+            look["attention_by_distance"] = [None, 0.2, 0.1]
+            refreshed = kind == "lookahead" and look["mem_len"]
+            look["alpha_by_layer"] = [0.5 + seed / 10] if refreshed else []
+            look["alpha_histogram_by_layer"] = [[0.25, *[0.0] * 18, 0.75], []] if refreshed else [[], []]
+        (run / "look.json").write_text(json.dumps(looks))
+    study.finish(study.parse([str(tmp_path), "--report", str(tmp_path / "report.html")]))
+    return tmp_path
+
+
+def test_one_row_per_run(folder: Path) -> None:
+    with open(folder / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["kind"], int(row["seed"])): float(row["test_bits"]) for row in rows} == BITS
+    wanted = {"corpus", "kind", "seed", "parameters", "updates", "seconds", "valid_bits", "test_bits", "revision"}
+    assert wanted < rows[0].keys()
+
+
+def test_mean_and_spread(folder: Path) -> None:
+    table = (folder / "table.md").read_text().splitlines()
+    assert table[0] == "## Results" and "recurrence" in table[4]  # best first
+    assert "2.4500 ± 0.0707" in table[5] and "2.3100 ± 0.0141" in table[4]
+    assert compare.in_words(2.5, 0.0, 1) == "2.5000"  # one seed has no spread
+
+
+def test_kinds_against_recurrence(folder: Path) -> None:
+    # By seed 0.10 and 0.18; medians of 7 and 14 seconds.
+    [line] = [line for line in (folder / "table.md").read_text().splitlines() if "+0." in line]
+    assert line == "| shakespeare |  | lookahead | +0.1400 ± 0.0566 | 10 : 10 | behind throughout | behind throughout |"
+
+
+def test_how_often_alpha_is_near_its_ends(folder: Path) -> None:
+    with open(folder / "alpha.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["length"], row["layer"], row["mean"]) for row in rows] == [
+        *(("1", "8", "1", "0.6"), ("2", "8", "1", "0.7"))
+    ]
+    assert "| shakespeare |  | lookahead | 8 | 0.65 (25.0%, 75.0%) |" in (folder / "table.md").read_text()
+
+
+CURVES = {
+    "ahead throughout": ([(0, 1), (10, 0)], [(0, 2), (10, 1)]),
+    "behind throughout": ([(0, 2), (10, 1)], [(0, 1), (10, 0)]),
+    "ahead from 5 on": ([(0, 2), (10, 0)], [(0, 1), (10, 1)]),
+    "behind from 15 on": ([(0, 0), (20, 2)], [(10, 1.5), (20, 1.5), (40, 0)]),
+    "level": ([(0, 2), (10, 1)], [(0, 2), (10, 1)]),
+    "ahead throughout ": ([(0, 1), (5, 1), (10, 1)], [(0, 2), (5, 1), (10, 2)]),  # touching is no crossing
+    "crosses at 5, 15; behind at the end": ([(0, 2), (10, 0), (20, 2)], [(0, 1), (20, 1)]),
+    "nowhere comparable": ([(0, 2), (10, 0)], [(20, 1), (40, 1)]),
+}
+
+
+@pytest.mark.parametrize("found", sorted(CURVES))
+def test_where_curves_cross(found: str) -> None:
+    assert compare.crossings(*CURVES[found]) == found.strip()
+
+
+def test_seeds_meet_where_all_of_them_were_validated() -> None:
+    """A run that was stopped has a validation more, which must not shift the others."""
+    curves = {"1": [(20, 4.0), (40, 3.0)], "2": [(13, 9.0), (20, 5.0), (40, 4.0)]}
+    rows = [{"seed": seed, "updates": str(u), "bpc": str(b)} for seed, points in curves.items() for u, b in points]
+    assert compare.mean_curve(rows, "updates") == [(20, 4.5), (40, 3.5)]
+
+
+def test_figures(folder: Path) -> None:
+    names = {path.stem for path in folder.glob("*.svg")}
+    assert names == {f"shakespeare-{what}" for what in ("updates", "seconds", "memory", "attention")}
+    before = {path.name: path.read_text() for path in folder.glob("*.svg")}
+    assert results.Study.read(folder).figures() == {name[:-4]: text for name, text in before.items()}
+    assert all("lookahead" in text and "recurrence" in text for text in before.values())
+
+
+def test_conditions_side_by_side(folder: Path) -> None:
+    """A dot for each corpus and condition in which a kind and recurrence were trained with the same seed."""
+    for condition, kinds in (("lr=0.1", ("lookahead", "recurrence")), ("lr=0.2", ("lookahead", "continuous"))):
+        for kind in kinds:
+            write_run(folder, condition, kind, 1, 2.0)
+    study.finish(study.parse([str(folder)]))
+    picture = (folder / "conditions-lookahead.svg").read_text()
+    assert ">shakespeare<" in picture and ">shakespeare lr=0.1<" in picture and "lr=0.2" not in picture
+    assert not (folder / "conditions-continuous.svg").exists()
+
+
+class Parts(HTMLParser):
+    """What a page asks for, and the names in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asks: List[str] = []
+        self.names: List[str] = []
+        self.open: List[str] = []
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        values: Dict[str, str] = dict(attributes)
+        self.names += [values["id"]] if "id" in values else []
+        self.asks += [values[name] for name in ("src", "href", "xlink:href", "data") if name in values]
+        if tag not in ("meta", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: Any) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in ("meta", "link"):
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_but_itself(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    parts = Parts()
+    parts.feed(page)
+    assert not parts.open
+    assert len(parts.names) == len(set(parts.names)) > 50
+    for ask in parts.asks:
+        assert ask == "data:," or (ask.startswith("#") and ask[1:] in parts.names), ask
+    assert "<script" not in page and "url(http" not in page and "@import" not in page
+    assert "abc&lt;def&gt;" in page and page.count("<svg") == 4
+
+
+# Starts a browser, which the machine has only if its packages chromium and chromium-driver are installed.
+@pytest.mark.slow
+def test_the_page_opens_in_a_browser(folder: Path) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no chromium: apt-get install chromium chromium-driver")
+    done = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+        + ["--enable-logging=stderr", "--virtual-time-budget=2000", "--window-size=1000,1600"]
+        + [f"--user-data-dir={folder / 'profile'}", "--dump-dom", (folder / "report.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    assert "<h2>Results</h2>" in done.stdout and done.stdout.count("</svg>") == 4
+    assert not re.findall(r".*(?:CONSOLE|ERR_[A-Z_]+).*", done.stderr)
+
+
+def test_a_folder_that_is_neither_study_nor_training(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no results.csv and no checkpoint_last.pt"):
+        results.write_page(tmp_path, tmp_path / "report.html")
+
+
+def test_a_training_directory_on_a_page(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copy(checkpoint, tmp_path)
+    valid = {"valid_num_updates": "20", "valid_bpc": "3.5"}
+    (tmp_path / "train.log").write_text(f"x | valid | {json.dumps(valid)}\n")
+    results.write_page(tmp_path, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "model.memory_type" in page and "3.5000" in page
+    sample = re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)
+    assert len(sample) == 1 and len(sample[0]) > 300
+
+
+def test_a_curve_survives_a_restart() -> None:
+    lines = [
+        'a | INFO | train_inner | {"num_updates": "20", "train_wall": "3"}',
+        'a | INFO | valid | {"valid_num_updates": "20", "valid_bpc": "3.5"}',
+        'a | INFO | train_inner | {"num_updates": "30", "train_wall": "2"}',
+        'a | INFO | train_inner | {"num_updates": "40", "train_wall": "9"}',
+        'a | INFO | valid | {"valid_num_updates": "40", "valid_bpc": "9.9"}',
+        "a | INFO | fairseq.trainer | Loaded checkpoint out/checkpoint_last.pt (epoch 1 @ 20 updates)",
+        'a | INFO | train_inner | {"num_updates": "40", "train_wall": "4"}',
+        'a | INFO | valid | {"valid_num_updates": "40", "valid_bpc": "3.0"}',
+    ]
+    assert results.read_curve("\n".join(lines)) == [
+        {"updates": 20, "seconds": 3.0, "bpc": 3.5},
+        {"updates": 40, "seconds": 7.0, "bpc": 3.0},
+    ]
