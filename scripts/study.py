@@ -232,7 +232,7 @@ def finish(options: argparse.Namespace) -> None:
     for path in sorted(options.dest.glob("runs/*/*/*/*/look.json")):
         row = json.loads((path.parent / "row.json").read_text())
         run = {name: row[name] for name in ("corpus", "condition", "kind", "seed")}
-        found = [result for result in json.loads(path.read_text()) if result["attention"]]
+        found = json.loads(path.read_text())
         memory += [{**run, "length": result["mem_len"], "bits": bits(result)} for result in found]
         for result in found:
             for layer, (mean, shares) in enumerate(zip(result["alpha_by_layer"], result["alpha_histogram_by_layer"])):

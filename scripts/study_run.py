@@ -246,13 +246,25 @@ class Run:
         return json.loads((folder / "results.json").read_text())
 
     def look(self, lengths: list[int]) -> None:
-        """Scores the validation text with other lengths of the rows that are kept as they are, attention looked at."""
+        """Scores the validation text with other lengths of the rows that are kept as they are, attention looked at.
+
+        Distances beyond those of training are encoded as the largest of them: what a model makes of encodings that
+        it has never seen would be no measure of its memory.
+        """
         path = self.folder / "look.json"
         if self.kind == "none" or not lengths:
             return
-        if path.exists() and [result["asked_mem_len"] for result in json.loads(path.read_text())] == lengths:
+        clamp = self.model(self.kind).clamp_len
+        overrides = repr({"clamp_len": clamp if clamp > 0 else self.setting.tokens + self.memory})
+
+        def wanted(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            mine = [result for result in results if result["attention"] and result["model_overrides"] == overrides]
+            return [result for result in mine if result["asked_mem_len"] in lengths]
+
+        if path.exists() and len(wanted(json.loads(path.read_text()))) == len(lengths):
             return
-        path.write_text(json.dumps(self.score("valid", "--attention", "--mem-len", *lengths)))
+        found = self.score("valid", "--attention", "--mem-len", *lengths, "--model-overrides", overrides)
+        path.write_text(json.dumps(wanted(found)))
 
     def execute(self, module: str, *arguments: Any) -> str:
         """Runs a module; its output, for training also that of earlier runs, in the folder's log."""

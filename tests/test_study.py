@@ -136,6 +136,8 @@ def test_the_grid_is_run_and_resumed(tmp_path: Path) -> None:
         assert [(row["kind"], row["layer"]) for row in csv.DictReader(file)] == [
             ("lookahead", str(n)) for n in (1, 2, 3)
         ]
+    looks = json.loads((tmp_path / "study/runs/topics/base/lookahead/seed1/look.json").read_text())
+    assert [(look["mem_len"], look["model_overrides"]) for look in looks] == [(M, "{'clamp_len': 64}") for M in (0, 32)]
     assert "seed 1" not in run()  # nothing is left to do
     assert (tmp_path / "report.html").read_text().count("<svg") == 4
     failed = subprocess.run(
