@@ -14,8 +14,15 @@ from matplotlib.figure import Figure  # noqa: E402
 Series = Dict[str, List[Tuple[float, float]]]
 
 
-def draw(series: Series, across: str, up: str, band: Optional[Series] = None) -> str:
-    """Lines as SVG; ``band`` holds half the width of a band around each point."""
+def draw(series: Series, across: str, up: str, band: Optional[Series] = None, log: str = "") -> str:
+    """Lines as SVG.
+
+    Args:
+        series: points by name.
+        across, up: what the axes show.
+        band: half the width of a band around each point.
+        log: the axes ("x", "y") that grow by factors; x does so from 32 on, which leaves room for 0.
+    """
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
@@ -28,6 +35,11 @@ def draw(series: Series, across: str, up: str, band: Optional[Series] = None) ->
             axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
+    if "x" in log:
+        axes.set_xscale("symlog", base=2, linthresh=32)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+    if "y" in log:
+        axes.set_yscale("log")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return svg(figure)

@@ -160,27 +160,14 @@ class Study:
             name = f"{corpus}-{condition}".strip("-")
             pictures[f"{name}-updates"] = draw(*self.curve(points, "updates"))
             pictures[f"{name}-seconds"] = draw(*self.curve(points, "seconds"))
-        for what, rows, x, y, across, up in (
-            (
-                "memory",
-                self.memory,
-                "length",
-                "bits",
-                "tokens that the memory covers when scored",
-                "bits per token",
-            ),
-            (
-                "attention",
-                self.attention,
-                "distance",
-                "share",
-                "rows back (a compressed row is one)",
-                "attention per row",
-            ),
+        covered, back = "tokens that the memory covers when scored", "rows back (a compressed row is one)"
+        for what, rows, x, y, across, up, log in (
+            ("memory", self.memory, "length", "bits", covered, "bits per token", "x"),
+            ("attention", self.attention, "distance", "share", back, "attention per row", "y"),
         ):
             for (corpus, condition), points in grouped(rows, "corpus", "condition").items():
                 lines, bands = average(points, x, y)
-                pictures[f"{corpus}-{condition}".strip("-") + f"-{what}"] = draw(lines, across, up, bands)
+                pictures[f"{corpus}-{condition}".strip("-") + f"-{what}"] = draw(lines, across, up, bands, log)
         return {**pictures, **self.conditions()}
 
     def conditions(self) -> Dict[str, str]:
@@ -191,7 +178,7 @@ class Study:
             mine = [gap for gap in found if gap.kind == kind]
             names = [f"{gap.corpus} {gap.condition}".strip() for gap in mine]
             dots = [(name, gap.bits, gap.spread) for name, gap in zip(names, mine)]
-            pictures[f"conditions-{kind}"] = dot_plot(dots, f"test bits of {kind} less {BASE}'s (left of 0 is better)")
+            pictures[f"conditions-{kind}"] = dot_plot(dots, f"test bits less {BASE}'s (left: better)")
         return pictures
 
     @staticmethod
