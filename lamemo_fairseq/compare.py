@@ -9,6 +9,7 @@ from .probe import BINS
 
 Row = Dict[str, str]
 Table = Tuple[List[str], List[List[str]]]
+Points = List[Tuple[float, float]]
 
 #: the kind that others are compared with: memory that is only read
 BASE = "recurrence"
@@ -39,12 +40,28 @@ def average(rows: Sequence[Row], x: str, y: str) -> Tuple[Series, Series]:
     lines: Series = {}
     bands: Series = {}
     for (kind,), mine in grouped(rows, "kind").items():
-        lines[kind], bands[kind] = [], []
-        for (at,), same in sorted(grouped(mine, x).items(), key=lambda item: float(item[0][0])):
-            mean, spread = mean_and_spread([float(row[y]) for row in same])
-            lines[kind].append((float(at), mean))
-            bands[kind].append((float(at), spread))
+        places = sorted(grouped(mine, x).values(), key=lambda same: float(same[0][x]))
+        lines[kind], bands[kind] = over_seeds(places, x, y)
     return lines, bands
+
+
+def average_curves(points: Sequence[Row], x: str) -> Tuple[Series, Series]:
+    """Per kind, the mean over seeds at each validation, against the mean of ``x`` there, and its standard deviation."""
+    lines: Series = {}
+    bands: Series = {}
+    for (kind,), mine in grouped(points, "kind").items():
+        lines[kind], bands[kind] = over_seeds(shared(mine), x, "bpc")
+    return lines, bands
+
+
+def over_seeds(places: Sequence[Sequence[Row]], x: str, y: str) -> Tuple[Points, Points]:
+    """The mean and the standard deviation of ``y`` at each place, against the mean of ``x`` there."""
+    means, spreads = [], []
+    for same in places:
+        mean, spread = mean_and_spread([float(row[y]) for row in same])
+        means.append((mean_of(same, x), mean))
+        spreads.append((mean_of(same, x), spread))
+    return means, spreads
 
 
 def mean_of(rows: Sequence[Row], name: str) -> float:
@@ -114,9 +131,9 @@ def differences(rows: Sequence[Row], curves: Sequence[Row]) -> Table:
     return heads, lines
 
 
-def mean_curve(points: Sequence[Row], x: str) -> List[Tuple[float, float]]:
+def mean_curve(points: Sequence[Row], x: str) -> Points:
     """The mean over seeds at each validation, against the mean of ``x`` there."""
-    return [(mean_of(same, x), mean_of(same, "bpc")) for same in shared(points)]
+    return over_seeds(shared(points), x, "bpc")[0]
 
 
 def shared(points: Sequence[Row]) -> List[List[Row]]:

@@ -29,7 +29,7 @@ def draw(series: Series, across: str, up: str, band: Optional[Series] = None, lo
     for name, points in sorted(series.items()):
         x, y = [p[0] for p in points], [p[1] for p in points]
         (line,) = axes.plot(x, y, label=name, marker="o" if len(x) < 12 else None, markersize=3)
-        width = [0.0] * len(x) if band is None else [p[1] for p in band[name]]
+        width = [] if band is None else [p[1] for p in band[name]]
         if any(width):
             low, high = [a - b for a, b in zip(y, width)], [a + b for a, b in zip(y, width)]
             axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)

@@ -27,16 +27,16 @@ from .compare import (
     Table,
     alphas,
     average,
+    average_curves,
     differences,
     gaps,
     grouped,
     in_words,
     mean_and_spread,
     mean_of,
-    shared,
 )
 from .errors import UsageError
-from .figures import Series, dot_plot, draw
+from .figures import dot_plot, draw
 from .html import Page
 from .sample import configuration, open_checkpoint, sample
 
@@ -156,18 +156,18 @@ class Study:
     def figures(self) -> Dict[str, str]:
         """SVG by name."""
         pictures = {}
-        for (corpus, condition), points in grouped(self.curves, "corpus", "condition").items():
-            name = f"{corpus}-{condition}".strip("-")
-            pictures[f"{name}-updates"] = draw(*self.curve(points, "updates"))
-            pictures[f"{name}-seconds"] = draw(*self.curve(points, "seconds"))
+        for name, points in by_condition(self.curves):
+            for x, across in (("updates", "updates"), ("seconds", "seconds of training")):
+                lines, bands = average_curves(points, x)
+                pictures[f"{name}-{x}"] = draw(lines, across, "bits per token (valid)", bands)
         covered, back = "tokens that the memory covers when scored", "rows back (a compressed row is one)"
         for what, rows, x, y, across, up, log in (
             ("memory", self.memory, "length", "bits", covered, "bits per token", "x"),
             ("attention", self.attention, "distance", "share", back, "attention per row", "y"),
         ):
-            for (corpus, condition), points in grouped(rows, "corpus", "condition").items():
+            for name, points in by_condition(rows):
                 lines, bands = average(points, x, y)
-                pictures[f"{corpus}-{condition}".strip("-") + f"-{what}"] = draw(lines, across, up, bands, log)
+                pictures[f"{name}-{what}"] = draw(lines, across, up, bands, log)
         return {**pictures, **self.conditions()}
 
     def conditions(self) -> Dict[str, str]:
@@ -181,19 +181,11 @@ class Study:
             pictures[f"conditions-{kind}"] = dot_plot(dots, f"test bits less {BASE}'s (left: better)")
         return pictures
 
-    @staticmethod
-    def curve(points: Sequence[Row], x: str) -> Tuple[Series, str, str, Series]:
-        """Arguments of :func:`draw`: the mean over seeds at each validation, against the mean of ``x`` there."""
-        lines: Series = {}
-        bands: Series = {}
-        for (kind,), mine in grouped(points, "kind").items():
-            lines[kind], bands[kind] = [], []
-            for same in shared(mine):
-                at = mean_of(same, x)
-                mean, spread = mean_and_spread([float(row["bpc"]) for row in same])
-                lines[kind].append((at, mean))
-                bands[kind].append((at, spread))
-        return lines, "updates" if x == "updates" else "seconds of training", "bits per token (valid)", bands
+
+def by_condition(rows: Sequence[Row]) -> List[Tuple[str, List[Row]]]:
+    """Rows by what their figures are called after: the corpus, and the condition if there is one."""
+    groups = grouped(rows, "corpus", "condition").items()
+    return [(f"{corpus}-{condition}".strip("-"), mine) for (corpus, condition), mine in groups]
 
 
 def study_page(folder: Path, page: Page) -> None:

@@ -235,9 +235,9 @@ class Run:
         path = self.folder / "checkpoint_last.pt"
         return load_checkpoint_to_cpu(str(path))["extra_state"]["previous_training_time"] if path.exists() else 0.0
 
-    def score(self, split: str, *arguments: Any) -> list[dict[str, Any]]:
+    def score(self, split: str, *arguments: Any, into: str = "scores") -> list[dict[str, Any]]:
         """What ``lamemo_fairseq.evaluate`` finds of the best checkpoint; it keeps what it has found before."""
-        folder = self.folder / f"scores-{split}"
+        folder = self.folder / f"{into}-{split}"
         self.execute(
             *("lamemo_fairseq.evaluate", self.data, "--path", self.folder / "checkpoint_best.pt"),
             *("--results-path", folder, "--gen-subset", split, "--batch-size", 4 * self.setting.batch),
@@ -254,17 +254,13 @@ class Run:
         path = self.folder / "look.json"
         if self.kind == "none" or not lengths:
             return
-        clamp = self.model(self.kind).clamp_len
-        overrides = repr({"clamp_len": clamp if clamp > 0 else self.setting.tokens + self.memory})
-
-        def wanted(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            mine = [result for result in results if result["attention"] and result["model_overrides"] == overrides]
-            return [result for result in mine if result["asked_mem_len"] in lengths]
-
-        if path.exists() and len(wanted(json.loads(path.read_text()))) == len(lengths):
+        if path.exists() and {result["asked_mem_len"] for result in json.loads(path.read_text())} == set(lengths):
             return
-        found = self.score("valid", "--attention", "--mem-len", *lengths, "--model-overrides", overrides)
-        path.write_text(json.dumps(wanted(found)))
+        clamp = self.model(self.kind).clamp_len
+        overrides = {"clamp_len": clamp if clamp > 0 else self.setting.tokens + self.memory}
+        arguments = ("--attention", "--mem-len", *lengths, "--model-overrides", overrides)
+        found = self.score("valid", *arguments, into="looks")
+        path.write_text(json.dumps([result for result in found if result["asked_mem_len"] in lengths]))
 
     def execute(self, module: str, *arguments: Any) -> str:
         """Runs a module; its output, for training also that of earlier runs, in the folder's log."""

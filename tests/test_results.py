@@ -12,7 +12,7 @@ from typing import Any, Dict, List
 import pytest
 import study
 
-from lamemo_fairseq import compare, results
+from lamemo_fairseq import compare, figures, results
 from lamemo_fairseq.errors import UsageError
 
 BITS = {("lookahead", 1): 2.40, ("lookahead", 2): 2.50, ("recurrence", 1): 2.30, ("recurrence", 2): 2.32}
@@ -117,6 +117,17 @@ def test_conditions_side_by_side(folder: Path) -> None:
     picture = (folder / "conditions-lookahead.svg").read_text()
     assert ">shakespeare<" in picture and ">shakespeare lr=0.1<" in picture and "lr=0.2" not in picture
     assert not (folder / "conditions-continuous.svg").exists()
+    [line] = [line for line in (folder / "table.md").read_text().splitlines() if "| lr=0.1 | lookahead | +" in line]
+    assert "| +0.0000 |" in line  # one seed has no spread
+
+
+def test_axes_that_grow_by_factors() -> None:
+    """Every doubling has its mark, and 0 a place; a band without width is none."""
+    lines = {"recurrence": [(float(M), 3 - M / 1000) for M in (0, 64, 256)]}
+    picture = figures.draw(lines, "", "", log="x")
+    assert all(f">{M}<" in picture for M in (0, 32, 64, 128, 256))
+    assert ">32<" not in figures.draw(lines, "", "")
+    assert figures.draw(lines, "", "", {"recurrence": [(M, 0.0) for M, _ in lines["recurrence"]]}, "x") == picture
 
 
 class Parts(HTMLParser):
