@@ -100,6 +100,24 @@ def test_seeds_meet_where_all_of_them_were_validated() -> None:
     assert compare.mean_curve(rows, "updates") == [(20, 4.5), (40, 3.5)]
 
 
+def test_what_curves_show() -> None:
+    """Means over seeds of the losses and of where they were taken, and the losses' standard deviation."""
+    curves = {"1": [(20, 2.0, 4.0), (40, 4.0, 3.0)], "2": [(20, 4.0, 5.0), (40, 8.0, 3.0)]}
+    rows = [
+        {"kind": "none", "seed": seed, "updates": str(u), "seconds": str(s), "bpc": str(b)}
+        for seed, points in curves.items()
+        for u, s, b in points
+    ]
+    spread = pytest.approx(0.5**0.5)
+    for lines, bands, (first, second) in (
+        (*compare.average_curves(rows, "seconds"), (3.0, 6.0)),
+        (*compare.average_curves(rows, "updates"), (20.0, 40.0)),
+        (*compare.average(rows, "updates", "bpc"), (20.0, 40.0)),
+    ):
+        assert lines == {"none": [(first, 4.5), (second, 3.0)]}
+        assert bands == {"none": [(first, spread), (second, 0.0)]}
+
+
 def test_figures(folder: Path) -> None:
     names = {path.stem for path in folder.glob("*.svg")}
     assert names == {f"shakespeare-{what}" for what in ("updates", "seconds", "memory", "attention")}
