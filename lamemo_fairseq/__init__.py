@@ -1,12 +1,13 @@
 """LaMemo and its relatives for fairseq: importing this package registers the model and the task."""
 
-from . import characters, criterion, hooks, messages, model, task
-from .criterion import MemoryCrossEntropyCriterion
-from .model import LaMemoLanguageModel
-from .task import MemoryLanguageModelingTask
+from .data import characters
+from .plugin import criterion, error_reporting, fairseq_patches, model, task
+from .plugin.criterion import MemoryCrossEntropyCriterion
+from .plugin.model import LaMemoLanguageModel
+from .plugin.task import MemoryLanguageModelingTask
 
-messages.install()
-hooks.install()
+error_reporting.install()
+fairseq_patches.install()
 
 __all__ = [
     "LaMemoLanguageModel",
@@ -14,8 +15,8 @@ __all__ = [
     "MemoryLanguageModelingTask",
     "characters",
     "criterion",
-    "hooks",
-    "messages",
+    "error_reporting",
+    "fairseq_patches",
     "model",
     "task",
 ]

@@ -26,9 +26,9 @@ import torch  # noqa: E402
 from benchmark_eval import Subject  # noqa: E402
 from fairseq.data import Dictionary  # noqa: E402
 
-from lamemo_fairseq.config import LaMemoConfig  # noqa: E402
-from lamemo_fairseq.decoder import LaMemoDecoder  # noqa: E402
-from lamemo_fairseq.incremental import OpenSegment  # noqa: E402
+from lamemo_fairseq.core.decoding import OpenSegment  # noqa: E402
+from lamemo_fairseq.core.network import LaMemoDecoder  # noqa: E402
+from lamemo_fairseq.plugin.config import LaMemoConfig  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lamemo_fairseq.data import Text
-from lamemo_fairseq.decoder import LaMemoDecoder
-from lamemo_fairseq.model import LaMemoLanguageModel
-from lamemo_fairseq.protocol import Protocol
-from lamemo_fairseq.scoring import score_batches
-from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.core.network import LaMemoDecoder
+from lamemo_fairseq.data.layout import Text
+from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.evaluation.plan import Protocol
+from lamemo_fairseq.evaluation.scoring import score_batches
+from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 
 Clock = Callable[[], float]
 

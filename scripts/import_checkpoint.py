@@ -4,8 +4,8 @@
 import argparse
 import sys
 
-from lamemo_fairseq import messages
-from lamemo_fairseq.authors import import_checkpoint
+from lamemo_fairseq.interop.authors import import_checkpoint
+from lamemo_fairseq.plugin import error_reporting as messages
 
 
 def main() -> None:

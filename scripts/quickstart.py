@@ -24,7 +24,7 @@ import torch
 from corpus import CorpusError
 
 from lamemo_fairseq import LaMemoLanguageModel
-from lamemo_fairseq.recipes import RECIPES, Recipe, command_line
+from lamemo_fairseq.plugin.recipes import RECIPES, Recipe, command_line
 
 # Importing fairseq turns every library's debugging messages on.
 logging.getLogger("matplotlib").setLevel(logging.WARNING)

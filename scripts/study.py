@@ -4,7 +4,7 @@
     python scripts/study.py runs/study --seeds 1,2,3 --report runs/study/report.html
 
 Trains a grid of kinds x seeds x corpora (x conditions, see --vary) with fairseq-train, --jobs processes at a time, and
-scores each with lamemo_fairseq.evaluate. Started again, it goes on where it was; --time-budget says when to stop.
+scores each with lamemo evaluate. Started again, it goes on where it was; --time-budget says when to stop.
 DEST holds
 
     corpora/CORPUS/               texts and data-bin
@@ -44,8 +44,8 @@ import torch
 from corpus import CorpusError
 from study_run import KINDS, OWN, SETTINGS, USUAL, Point, Run, StudyError, bits, numbers
 
-from lamemo_fairseq import results
-from lamemo_fairseq.errors import UsageError
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.study import records as results
 
 
 def words(prepare: Callable[[Path], Any]) -> Callable[[Path], Any]:

@@ -18,10 +18,11 @@ import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
 
-from lamemo_fairseq import results, sample
-from lamemo_fairseq.config import LaMemoConfig
-from lamemo_fairseq.decoder import LaMemoDecoder
-from lamemo_fairseq.presets import PRESETS
+from lamemo_fairseq.core.network import LaMemoDecoder
+from lamemo_fairseq.plugin.config import LaMemoConfig
+from lamemo_fairseq.plugin.presets import PRESETS
+from lamemo_fairseq.study import records as results
+from lamemo_fairseq.study import sample
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -236,10 +237,10 @@ class Run:
         return load_checkpoint_to_cpu(str(path))["extra_state"]["previous_training_time"] if path.exists() else 0.0
 
     def score(self, split: str, *arguments: Any, into: str = "scores") -> list[dict[str, Any]]:
-        """What ``lamemo_fairseq.evaluate`` finds of the best checkpoint; it keeps what it has found before."""
+        """What ``lamemo_fairseq.evaluation.grid`` finds of the best checkpoint; it keeps what it has found before."""
         folder = self.folder / f"{into}-{split}"
         self.execute(
-            *("lamemo_fairseq.evaluate", self.data, "--path", self.folder / "checkpoint_best.pt"),
+            *("lamemo_fairseq.evaluation.grid", self.data, "--path", self.folder / "checkpoint_best.pt"),
             *("--results-path", folder, "--gen-subset", split, "--batch-size", 4 * self.setting.batch),
             *("--tokens-per-sample", self.setting.tokens, *arguments),
         )

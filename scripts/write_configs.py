@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Writes examples/*/config/*.yaml from the table in lamemo_fairseq/recipes.py."""
+"""Writes examples/*/config/*.yaml from the table in lamemo_fairseq/plugin/recipes.py."""
 
 from pathlib import Path
 
 import yaml
 
-from lamemo_fairseq.recipes import RECIPES, hydra_config
+from lamemo_fairseq.plugin.recipes import RECIPES, hydra_config
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 HEADER = """\
-# Made by scripts/write_configs.py from lamemo_fairseq/recipes.py: change it there.
+# Made by scripts/write_configs.py from lamemo_fairseq/plugin/recipes.py: change it there.
 # fairseq-hydra-train --config-dir {folder} --config-name {name} \\
 #     task.data=/abs/path/to/data-bin common.user_dir=/abs/path/to/lamemo_fairseq
 """

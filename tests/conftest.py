@@ -10,7 +10,7 @@ import torch
 from commands import PLUGIN as USER_DIR
 from commands import ROOT, Command  # noqa: F401
 
-from lamemo_fairseq.config import MemoryLanguageModelingConfig
+from lamemo_fairseq.plugin.config import MemoryLanguageModelingConfig
 
 # Small matrices: a second thread costs more than it gives.
 torch.set_num_threads(1)

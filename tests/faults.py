@@ -8,7 +8,7 @@ import os
 from fairseq.criterions import register_criterion
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
 
-from lamemo_fairseq.gather import rank
+from lamemo_fairseq.training.distributed import rank
 
 
 @register_criterion("failing_cross_entropy", dataclass=CrossEntropyCriterionConfig)

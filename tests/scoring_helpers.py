@@ -7,9 +7,9 @@ from fairseq.data import Dictionary
 from reference import ReferenceConfig, Weights, stream_nll
 from torch import Tensor
 
-from lamemo_fairseq.data import Text
-from lamemo_fairseq.protocol import Protocol
-from lamemo_fairseq.scoring import Tally
+from lamemo_fairseq.data.layout import Text
+from lamemo_fairseq.evaluation.plan import Protocol
+from lamemo_fairseq.evaluation.scoring import Tally
 
 
 class Lines(NamedTuple):

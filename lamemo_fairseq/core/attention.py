@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import ops
-from .buffers import Buffer
-from .distances import Distances, DistanceTable
+from . import softmax as ops
+from .encodings import Distances, DistanceTable
+from .kv_cache import Buffer
 from .memory.base import Beyond
-from .ops import Attention
 from .positions import AheadPlan, Plan, align
 from .probe import LayerProbe
+from .softmax import Attention
 
 
 class Cache:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from .attention import Cache
-from .buffers import Buffer
 from .documents import Tracker
+from .fast_decode import StepLayer
+from .kv_cache import Buffer
 from .memory import Memory, MemoryState, SegmentRecord
-from .ops import Attention
-from .steps import StepLayer
+from .softmax import Attention
 
 
 def is_identity(order: Tensor, streams: int) -> bool:

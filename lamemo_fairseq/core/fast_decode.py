@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Biases, Cache
-from .buffers import Buffer
+from .kv_cache import Buffer
 from .layer import Layer
-from .ops import softmax_dtype
+from .softmax import softmax_dtype
 
 
 def turned(weight: Tensor) -> Tensor:

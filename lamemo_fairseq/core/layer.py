@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from .attention import Biases, Cache, RelativeAttention
 from .memory.base import Recall
-from .ops import Attention, attend
 from .positions import Plan
 from .probe import LayerProbe
+from .softmax import Attention, attend
 
 
 class LayerOutput(NamedTuple):

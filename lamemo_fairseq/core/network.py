@@ -14,18 +14,18 @@ from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..data.memory_store import Stream
+from ..plugin.config import LaMemoConfig
 from .attention import Biases, RelativeAttention
-from .config import LaMemoConfig
+from .decoding import OpenSegment
 from .documents import Separator, Tracker
 from .errors import UsageError
-from .incremental import OpenSegment
+from .fast_decode import step_layers
 from .layer import Layer
 from .memory import KINDS, MemoryState, SegmentRecord
-from .ops import softmax_dtype
 from .positions import Plan, Positions
 from .probe import Probe
-from .steps import step_layers
-from .streams import Stream
+from .softmax import softmax_dtype
 from .vocabulary import adaptive_head, embedding
 
 STATE_KEY = "lamemo"

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
 from torch import Tensor, nn
 
-from .config import LaMemoConfig
+from ..plugin.config import LaMemoConfig
 from .errors import UsageError
-from .ops import softmax_dtype
+from .softmax import softmax_dtype
 
 
 def cutoffs(flag: str, value: str, words: int) -> List[int]:

@@ -5,7 +5,7 @@ from typing import Any, Dict
 
 from fairseq.data import Dictionary
 
-from .errors import UsageError
+from ..core.errors import UsageError
 
 
 def identify(dictionary: Dictionary) -> Dict[str, Any]:

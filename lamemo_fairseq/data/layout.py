@@ -12,7 +12,7 @@ import torch
 from fairseq.data import FairseqDataset
 from torch import Tensor
 
-from .documents import NO_DOCUMENT, Documents
+from ..core.documents import NO_DOCUMENT, Documents
 
 
 class Text(FairseqDataset):

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, NamedTuple, Optional
 
 from torch import Tensor
 
-from .memory import MemoryState
+from ..core.memory import MemoryState
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 from fairseq.data import FairseqDataset
 from torch import Tensor
 
-from .data import Layout, Segments, Text, collate
+from .layout import Layout, Segments, Text, collate
 
 
 class Line(NamedTuple):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .data import Layout
+from .layout import Layout
 
 #: how often a segment is drawn around half the length, and how far lengths deviate, in tokens
 HALF, DEVIATION = 0.05, 5.0

@@ -8,8 +8,8 @@ from typing import Any, Dict, List, Optional
 
 from torch import Tensor
 
-from .errors import UsageError
-from .probe import Probe
+from ..core.errors import UsageError
+from ..core.probe import Probe
 from .scoring import Tally
 
 # Where everybody's debug messages were turned on, matplotlib's fonts alone would fill pages.

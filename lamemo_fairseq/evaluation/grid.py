@@ -21,13 +21,13 @@ from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from . import report
-from .config import BREAK_MODES, MEMORY_RESETS, MemoryLanguageModelingConfig
-from .errors import UsageError
-from .messages import install
-from .probe import Probe
+from ..core.errors import UsageError
+from ..core.probe import Probe
+from ..plugin.config import BREAK_MODES, MEMORY_RESETS, MemoryLanguageModelingConfig
+from ..plugin.error_reporting import install
+from ..plugin.task import MemoryLanguageModelingTask
+from . import figures as report
 from .scoring import Tally, score_batches
-from .task import MemoryLanguageModelingTask
 
 #: largest distance at which attention is looked at
 REACH = 4096
@@ -215,9 +215,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         print(f"wrote {path}")
 
 
-if __name__ == "__main__":
-    # Fairseq and its libraries would talk through the progress bar.
+def prepare_process() -> None:
+    """Silences what would talk through the progress bar, and shows mistakes in one line."""
     logging.basicConfig(level=logging.WARNING, force=True)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     install()
+
+
+if __name__ == "__main__":
+    prepare_process()
     main()

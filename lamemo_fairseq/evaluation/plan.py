@@ -5,13 +5,13 @@ from typing import Any, Callable, Dict, Iterator, Optional, Union
 
 from fairseq.data import Dictionary
 
-from .data import Layout, Segments, Text
-from .documents import Documents, Separator
-from .errors import UsageError
-from .ordered import OrderedBatches
+from ..core.documents import Documents, Separator
+from ..core.errors import UsageError
+from ..data.iterator import OrderedBatches
+from ..data.layout import Layout, Segments, Text
+from ..data.memory_store import Stream, attach
+from ..data.sentences import Sentences
 from .scoring import Accounted, Spelling, Tally
-from .sentences import Sentences
-from .streams import Stream, attach
 
 
 @dataclass(frozen=True)

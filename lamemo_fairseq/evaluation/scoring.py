@@ -13,8 +13,8 @@ from fairseq import utils
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from .errors import UsageError
-from .probe import Probe
+from ..core.errors import UsageError
+from ..core.probe import Probe
 
 #: how subword-nmt marks a piece that its word continues behind
 CONTINUED = "@@"

@@ -2,7 +2,7 @@
 
 from typing import Any, Sequence
 
-from .errors import UsageError
+from ..core.errors import UsageError
 
 
 def check_generation(args: Any, models: Sequence[Any]) -> None:

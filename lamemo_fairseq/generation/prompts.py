@@ -12,10 +12,10 @@ import torch
 from fairseq.data import Dictionary, FairseqDataset, data_utils, iterators
 from torch import Tensor
 
-from .data import Text
-from .errors import UsageError
-from .generate import PromptedGenerator, Prompts
-from .memory import MemoryState
+from ..core.errors import UsageError
+from ..core.memory import MemoryState
+from ..data.layout import Text
+from .search import PromptedGenerator, Prompts
 
 logger = logging.getLogger(__name__)
 

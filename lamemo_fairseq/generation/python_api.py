@@ -17,9 +17,9 @@ from fairseq import hub_utils, search
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from .errors import UsageError
-from .generate import PromptedGenerator, Prompts
+from ..core.errors import UsageError
 from .prompts import encode_text
+from .search import PromptedGenerator, Prompts
 
 CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 

@@ -16,8 +16,8 @@ from fairseq.data import Dictionary
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
-from .incremental import OpenSegment, is_identity
-from .memory import MemoryState
+from ..core.decoding import OpenSegment, is_identity
+from ..core.memory import MemoryState
 
 NEVER = -math.inf
 

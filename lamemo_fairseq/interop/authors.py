@@ -16,7 +16,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from .errors import UsageError
+from ..core.errors import UsageError
 
 # Their attn_type -> our memory type, position encoding, look-ahead.
 ATTENTION_TYPES: Dict[int, Tuple[str, str, str]] = {

@@ -7,8 +7,8 @@ from fairseq.data.indexed_dataset import get_available_dataset_impl
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
-from .errors import UsageError
-from .memory import KINDS
+from ..core.errors import UsageError
+from ..core.memory import KINDS
 
 # The encodings that each memory kind can use, the default first.
 ENCODINGS: Dict[str, Tuple[str, ...]] = {name: kind.encodings for name, kind in KINDS.items()}

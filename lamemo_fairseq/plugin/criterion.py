@@ -8,7 +8,7 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropy
 from fairseq.logging import metrics
 from torch import Tensor
 
-from .errors import UsageError
+from ..core.errors import UsageError
 
 # In logging outputs, so that they are told from what fairseq logs.
 PREFIX = "auxiliary_"

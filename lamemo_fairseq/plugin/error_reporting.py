@@ -9,7 +9,7 @@ import traceback
 from types import TracebackType
 from typing import Optional, Type
 
-from .errors import UsageError
+from ..core.errors import UsageError
 
 
 def explain(error: BaseException) -> Optional[str]:

@@ -33,9 +33,10 @@ from omegaconf import DictConfig, ListConfig, open_dict
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
-from . import agreement, files
-from .errors import UsageError
-from .resume import StreamIterator
+from ..core.errors import UsageError
+from ..training import checkpoint_io as files
+from ..training import rank_checks as agreement
+from ..training.resume import StreamIterator
 
 logger = logging.getLogger(__name__)
 

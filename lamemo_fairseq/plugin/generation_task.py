@@ -6,12 +6,12 @@ from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
+from ..core.errors import UsageError
+from ..data.layout import Text
+from ..generation.flags import check_generation
+from ..generation.prompts import HistoricBatches, History, PromptBlocks, PromptLines, continue_texts, encode_lines
+from ..generation.search import PromptedGenerator
 from .config import MemoryLanguageModelingConfig
-from .data import Text
-from .errors import UsageError
-from .generate import PromptedGenerator
-from .generation_flags import check_generation
-from .prompts import HistoricBatches, History, PromptBlocks, PromptLines, continue_texts, encode_lines
 
 
 class GenerationHooks(FairseqTask):

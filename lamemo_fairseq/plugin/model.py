@@ -11,10 +11,10 @@ from fairseq.models import (
 )
 from torch import Tensor
 
+from ..core.errors import UsageError
+from ..core.network import LaMemoDecoder
+from ..generation.python_api import TextInterface, from_pretrained
 from .config import LaMemoConfig
-from .decoder import LaMemoDecoder
-from .errors import UsageError
-from .hub import TextInterface, from_pretrained
 from .presets import PRESETS
 from .task import MemoryLanguageModelingTask
 

@@ -12,23 +12,25 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from torch import Tensor
 
-from . import gather, monitor, updates
-from .announce import conclude
+from ..core.documents import Documents, Separator
+from ..core.errors import UsageError
+from ..data.dictionary import check_same, identify
+from ..data.layout import Layout, Segments, Text, rotation, rows_for
+from ..data.memory_store import Stream, attach
+from ..data.text_dictionary import TextDictionary
+from ..data.varied_layout import varied
+from ..evaluation.eval_lm_report import conclude
+from ..evaluation.plan import Protocol
+from ..evaluation.scoring import Accounted, Tally
+from ..generation.prompts import PromptLines, warn_of_other_segments
+from ..training import distributed as gather
+from ..training import metrics as monitor
+from ..training import train_step as updates
+from ..training.out_of_memory import survive
+from ..training.resume import StreamIterator
 from .config import MemoryLanguageModelingConfig
 from .criterion import check_criterion
-from .data import Layout, Segments, Text, rotation, rows_for
-from .dictionaries import check_same, identify
-from .documents import Documents, Separator
-from .errors import UsageError
-from .generation_hooks import GenerationHooks
-from .prompts import PromptLines, warn_of_other_segments
-from .protocol import Protocol
-from .resume import StreamIterator
-from .scoring import Accounted, Tally
-from .segments import varied
-from .shortage import survive
-from .streams import Stream, attach
-from .symbols import TextDictionary
+from .generation_task import GenerationHooks
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from .compare import (
+from ..core.errors import UsageError
+from .figures import dot_plot, draw
+from .html import Page
+from .sample import configuration, open_checkpoint, sample
+from .tables import (
     BASE,
     NEAR_0,
     NEAR_1,
@@ -35,10 +39,6 @@ from .compare import (
     mean_and_spread,
     mean_of,
 )
-from .errors import UsageError
-from .figures import dot_plot, draw
-from .html import Page
-from .sample import configuration, open_checkpoint, sample
 
 Point = Dict[str, float]
 

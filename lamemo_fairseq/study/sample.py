@@ -8,8 +8,8 @@ from typing import Any, List, Tuple
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 
-from .hub import from_pretrained
-from .task import load_dictionary
+from ..generation.python_api import from_pretrained
+from ..plugin.task import load_dictionary
 
 # Of the configuration, what made the model what it is.
 GROUPS = ("model", "task", "criterion", "optimization", "optimizer", "lr_scheduler")

@@ -4,8 +4,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, List, Sequence, Tuple
 
+from ..core.probe import BINS
 from .figures import Series
-from .probe import BINS
 
 Row = Dict[str, str]
 Table = Tuple[List[str], List[List[str]]]

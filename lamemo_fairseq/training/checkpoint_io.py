@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Iterator, Optional, cast
 
 import torch
 
-from .errors import UsageError
+from ..core.errors import UsageError
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .memory import MemoryState
-from .streams import Kept
+from ..core.memory import MemoryState
+from ..data.memory_store import Kept
 
 
 def ranks() -> int:

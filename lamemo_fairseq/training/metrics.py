@@ -13,9 +13,9 @@ import torch
 from fairseq.logging import metrics
 from torch import Tensor
 
-from .errors import UsageError
-from .memory import Memory
-from .streams import Stream
+from ..core.errors import UsageError
+from ..core.memory import Memory
+from ..data.memory_store import Stream
 
 MIB = 2**20
 

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Tuple
 import torch
 from torch import Tensor
 
-from .gather import rank, ranks
+from .distributed import rank, ranks
 
 logger = logging.getLogger(__name__)
 

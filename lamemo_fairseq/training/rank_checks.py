@@ -11,9 +11,9 @@ import numpy as np
 from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
-from .data import Text
-from .errors import UsageError
-from .gather import from_all
+from ..core.errors import UsageError
+from ..data.layout import Text
+from .distributed import from_all
 
 #: groups of flags that must agree; elsewhere ranks may differ (a log file, a device)
 GROUPS = ("common", "dataset", "optimization", "model", "task", "criterion", "optimizer", "lr_scheduler", "ema")

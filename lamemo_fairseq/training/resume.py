@@ -15,11 +15,11 @@ import torch
 from fairseq import utils
 from fairseq.optim import AMPOptimizer
 
-from .data import Layout, Segments
-from .gather import memory_to_first, rank
-from .memory import MemoryState
-from .ordered import OrderedBatches
-from .streams import Kept, Stream
+from ..core.memory import MemoryState
+from ..data.iterator import OrderedBatches
+from ..data.layout import Layout, Segments
+from ..data.memory_store import Kept, Stream
+from .distributed import memory_to_first, rank
 
 logger = logging.getLogger(__name__)
 

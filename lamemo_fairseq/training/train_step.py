@@ -4,8 +4,8 @@ from typing import Any, Callable, Dict
 
 from fairseq.optim import AMPOptimizer
 
-from .monitor import check_room
-from .streams import Stream, attach
+from ..data.memory_store import Stream, attach
+from .metrics import check_room
 
 
 def prepare(sample: Dict[str, Any], stream: Stream, model: Any, optimizer: Any) -> Dict[str, Any]:

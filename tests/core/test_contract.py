@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lamemo_fairseq.errors import UsageError
-from lamemo_fairseq.memory import MemoryState
-from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.core.memory import MemoryState
+from lamemo_fairseq.data.memory_store import Stream
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 every_kind = pytest.mark.parametrize("kind", sorted(KINDS))

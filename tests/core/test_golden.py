@@ -11,8 +11,8 @@ from fairseq import checkpoint_utils
 from reference_authors import GOLDEN, golden_names
 
 import lamemo_fairseq  # noqa: F401
-from lamemo_fairseq.authors import convert, import_checkpoint, make_dictionary
-from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.interop.authors import convert, import_checkpoint, make_dictionary
 
 LOSS = {torch.float64: 5e-5, torch.float32: 2e-4}
 

@@ -11,8 +11,8 @@ from family import SEGMENT, make, pieces, read, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamemo_fairseq.memory import compressive, continuous
-from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.core.memory import compressive, continuous
+from lamemo_fairseq.data.memory_store import Stream
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 few = settings(max_examples=10, deadline=None)

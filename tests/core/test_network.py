@@ -12,8 +12,8 @@ from reference import ReferenceConfig, ReferenceState, segment
 from reference_weights import random_weights
 from torch.utils.flop_counter import FlopCounterMode
 
-from lamemo_fairseq import positions
-from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.core import positions
+from lamemo_fairseq.data.memory_store import Stream
 
 EXACT = 1e-10
 VARIANTS = {

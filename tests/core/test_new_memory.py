@@ -47,6 +47,6 @@ def test_the_walk_through(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    contract = (ROOT / "tests" / "test_contract.py").read_text().count("@every_kind")
+    contract = (ROOT / "tests" / "core" / "test_contract.py").read_text().count("@every_kind")
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed and int(passed.group(1)) >= contract

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from family import SEGMENT, WORDS, make, pieces, text
 
-from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.data.memory_store import Stream
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 TIED = {"adaptive_input": True, "adaptive_input_factor": 2.0, "tie_adaptive_weights": True}

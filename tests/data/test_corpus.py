@@ -12,7 +12,7 @@ from corpus import CHARACTERS, WORDS, Corpus, CorpusError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamemo_fairseq.characters import TextCharacters
+from lamemo_fairseq.data.characters import TextCharacters
 
 # A line of a text file that was read with universal line ends: anything but the line ends.
 LINES = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))

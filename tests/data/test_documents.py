@@ -16,16 +16,16 @@ from reference import ReferenceConfig, stream_nll
 from reference_weights import random_weights
 from scoring_helpers import losses, reference_losses, text_of
 
-from lamemo_fairseq import documents
-from lamemo_fairseq.config import MemoryLanguageModelingConfig
-from lamemo_fairseq.data import Layout, Segments
-from lamemo_fairseq.documents import Documents, Separator
-from lamemo_fairseq.errors import UsageError
-from lamemo_fairseq.memory import MemoryState
-from lamemo_fairseq.model import LaMemoLanguageModel
-from lamemo_fairseq.prompts import alike, join
-from lamemo_fairseq.protocol import Protocol
-from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.core import documents
+from lamemo_fairseq.core.documents import Documents, Separator
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.core.memory import MemoryState
+from lamemo_fairseq.data.layout import Layout, Segments
+from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.evaluation.plan import Protocol
+from lamemo_fairseq.generation.prompts import alike, join
+from lamemo_fairseq.plugin.config import MemoryLanguageModelingConfig
+from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 
 PAD, EOS, MARK = 1, 2, 5
 SMALL = ReferenceConfig(vocab_size=11, layers=2, heads=2, head_dim=4, model_dim=6, ffn_dim=10, mem_len=5)

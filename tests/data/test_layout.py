@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamemo_fairseq.data import Layout, Segments, Text
-from lamemo_fairseq.sentences import Sentences
+from lamemo_fairseq.data.layout import Layout, Segments, Text
+from lamemo_fairseq.data.sentences import Sentences
 
 PAD, EOS, FIRST = 1, 2, 100
 

@@ -18,13 +18,13 @@ from reference import ReferenceConfig
 from reference_weights import random_weights
 from scoring_helpers import losses, random_text
 
-from lamemo_fairseq.config import MemoryLanguageModelingConfig
-from lamemo_fairseq.dictionaries import check_same, identify
-from lamemo_fairseq.errors import UsageError
-from lamemo_fairseq.model import LaMemoLanguageModel
-from lamemo_fairseq.protocol import Protocol
-from lamemo_fairseq.scoring import Spelling
-from lamemo_fairseq.task import MemoryLanguageModelingTask
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.data.dictionary import check_same, identify
+from lamemo_fairseq.evaluation.plan import Protocol
+from lamemo_fairseq.evaluation.scoring import Spelling
+from lamemo_fairseq.plugin.config import MemoryLanguageModelingConfig
+from lamemo_fairseq.plugin.model import LaMemoLanguageModel
+from lamemo_fairseq.plugin.task import MemoryLanguageModelingTask
 
 REPORT = re.compile(
     r"(?P<split>\w+): (?P<targets>\d+) targets in the split(?: \((?P<part>[^)]*)\))?, (?P<scored>\d+) targets scored, "

@@ -13,11 +13,11 @@ from reference import ReferenceConfig, Weights, stream_nll
 from reference_weights import random_weights
 from scoring_helpers import ignore, losses, random_text, reference_losses, text_of
 
-from lamemo_fairseq.data import Segments
-from lamemo_fairseq.model import LaMemoLanguageModel
-from lamemo_fairseq.probe import BINS, Probe
-from lamemo_fairseq.protocol import Protocol
-from lamemo_fairseq.scoring import score_batches
+from lamemo_fairseq.core.probe import BINS, Probe
+from lamemo_fairseq.data.layout import Segments
+from lamemo_fairseq.evaluation.plan import Protocol
+from lamemo_fairseq.evaluation.scoring import score_batches
+from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 
 SMALL = ReferenceConfig(vocab_size=11, layers=2, heads=2, head_dim=4, model_dim=6, ffn_dim=10, mem_len=5)
 VARIANTS: Dict[str, Dict[str, object]] = {

@@ -15,8 +15,8 @@ from corpus import decode_characters, encode_characters
 from fairseq_cli import interactive
 
 from lamemo_fairseq import LaMemoLanguageModel
-from lamemo_fairseq.characters import TextCharacters
-from lamemo_fairseq.messages import explain
+from lamemo_fairseq.data.characters import TextCharacters
+from lamemo_fairseq.plugin.error_reporting import explain
 
 README = ROOT / "examples" / "generation" / "README.md"
 

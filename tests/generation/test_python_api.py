@@ -9,10 +9,10 @@ from commands import ROOT
 from fairseq.data import Dictionary, encoders
 
 from lamemo_fairseq import LaMemoLanguageModel
-from lamemo_fairseq.dictionaries import identify
-from lamemo_fairseq.errors import UsageError
-from lamemo_fairseq.hub import TextInterface
-from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.data.dictionary import identify
+from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.generation.python_api import TextInterface
 
 SAMPLING = {"sampling": True, "sampling_topk": 8, "max_len_b": 50}
 

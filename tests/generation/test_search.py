@@ -13,13 +13,13 @@ from fairseq.sequence_generator import SequenceGenerator
 from family import SEGMENT, WORDS, dictionary, make, pieces, read, text
 from torch import Tensor
 
-from lamemo_fairseq.errors import UsageError
-from lamemo_fairseq.generate import PromptedGenerator, Prompts, forbid_repeats
-from lamemo_fairseq.generation_flags import check_generation
-from lamemo_fairseq.memory import MemoryState
-from lamemo_fairseq.model import LaMemoLanguageModel
-from lamemo_fairseq.prompts import History, PromptBlocks, PromptLines, block_range, encode_text
-from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.core.memory import MemoryState
+from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.generation.flags import check_generation
+from lamemo_fairseq.generation.prompts import History, PromptBlocks, PromptLines, block_range, encode_text
+from lamemo_fairseq.generation.search import PromptedGenerator, Prompts, forbid_repeats
+from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 
 EOS, BOS, PAD, UNK = 2, 0, 1, 3
 
@@ -257,7 +257,7 @@ def test_history_is_the_memory_of_all_text_before(kind: str) -> None:
 @torch.no_grad()
 def test_carried_memory_continues_the_whole_text() -> None:
     """Blocks whose memories are still filling and full ones, in one batch: scores of the text read from its start."""
-    from lamemo_fairseq.prompts import continue_texts
+    from lamemo_fairseq.generation.prompts import continue_texts
 
     one, tokens, prefix = model(), text(1, 6 * SEGMENT)[0], SEGMENT - 1
     blocks = PromptBlocks(Whole(tokens), prefix, SEGMENT, PAD)

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from conftest import ROOT, USER_DIR, run
 from family import make, pieces, text
 
-from lamemo_fairseq.criterion import MemoryCrossEntropyConfig, MemoryCrossEntropyCriterion
-from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.plugin.criterion import MemoryCrossEntropyConfig, MemoryCrossEntropyCriterion
 
 PAD = 1
 TINY = (

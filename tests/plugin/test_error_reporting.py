@@ -10,11 +10,11 @@ from fairseq import checkpoint_utils, tasks
 from omegaconf import OmegaConf
 from reference_authors import GOLDEN
 
-from lamemo_fairseq.authors import import_checkpoint
-from lamemo_fairseq.config import LaMemoConfig, MemoryLanguageModelingConfig
-from lamemo_fairseq.errors import UsageError
-from lamemo_fairseq.messages import explain
-from lamemo_fairseq.task import MemoryLanguageModelingTask
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.interop.authors import import_checkpoint
+from lamemo_fairseq.plugin.config import LaMemoConfig, MemoryLanguageModelingConfig
+from lamemo_fairseq.plugin.error_reporting import explain
+from lamemo_fairseq.plugin.task import MemoryLanguageModelingTask
 
 FLAGS = [
     ({"mem_len": -1}, "--mem-len -1 .*choose 0 or more"),

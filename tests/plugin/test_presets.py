@@ -16,9 +16,9 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
-from lamemo_fairseq.config import ENCODINGS, LaMemoConfig
-from lamemo_fairseq.presets import PRESETS
-from lamemo_fairseq.recipes import RECIPES, command_line
+from lamemo_fairseq.plugin.config import ENCODINGS, LaMemoConfig
+from lamemo_fairseq.plugin.presets import PRESETS
+from lamemo_fairseq.plugin.recipes import RECIPES, command_line
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

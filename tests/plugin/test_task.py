@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lamemo_fairseq  # noqa: F401
-from lamemo_fairseq.data import Layout, Segments, Text, rotation
-from lamemo_fairseq.memory import MemoryState
-from lamemo_fairseq.streams import Stream
-from lamemo_fairseq.task import MemoryLanguageModelingTask
+from lamemo_fairseq.core.memory import MemoryState
+from lamemo_fairseq.data.layout import Layout, Segments, Text, rotation
+from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.plugin.task import MemoryLanguageModelingTask
 
 PAD, EOS = 1, 2
 

@@ -12,8 +12,10 @@ from typing import Any, Dict, List
 import pytest
 import study
 
-from lamemo_fairseq import compare, figures, results
-from lamemo_fairseq.errors import UsageError
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.study import figures
+from lamemo_fairseq.study import records as results
+from lamemo_fairseq.study import tables as compare
 
 BITS = {("lookahead", 1): 2.40, ("lookahead", 2): 2.50, ("recurrence", 1): 2.30, ("recurrence", 2): 2.32}
 

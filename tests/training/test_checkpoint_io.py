@@ -10,8 +10,8 @@ import pytest
 import torch
 from commands import assert_same_training, load, preprocess, train
 
-from lamemo_fairseq import files
-from lamemo_fairseq.errors import UsageError
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.training import checkpoint_io as files
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import torch
 from commands import ROOT, load, preprocess, train
 from test_precision import small_training
 
-from lamemo_fairseq.config import LaMemoConfig
-from lamemo_fairseq.data import Layout, Segments
-from lamemo_fairseq.memory import KINDS
-from lamemo_fairseq.monitor import full_bytes
-from lamemo_fairseq.presets import PRESETS
-from lamemo_fairseq.segments import varied
+from lamemo_fairseq.core.memory import KINDS
+from lamemo_fairseq.data.layout import Layout, Segments
+from lamemo_fairseq.data.varied_layout import varied
+from lamemo_fairseq.plugin.config import LaMemoConfig
+from lamemo_fairseq.plugin.presets import PRESETS
+from lamemo_fairseq.training.metrics import full_bytes
 
 
 @pytest.fixture(scope="module")

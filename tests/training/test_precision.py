@@ -11,8 +11,8 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.optim import FP16Optimizer
 from fairseq.utils import set_torch_seed
 
-from lamemo_fairseq.memory import MemoryState
-from lamemo_fairseq.streams import Stream
+from lamemo_fairseq.core.memory import MemoryState
+from lamemo_fairseq.data.memory_store import Stream
 
 UPDATES = 60
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from commands import PLUGIN, Command, assert_same_training, load, losses, preprocess, train
 
-from lamemo_fairseq.data import Layout
-from lamemo_fairseq.resume import describe, same_place
+from lamemo_fairseq.data.layout import Layout
+from lamemo_fairseq.training.resume import describe, same_place
 
 UPDATES = 44  # with 17 segments per epoch and every --update-freq here, the run ends within its third epoch or later
 FLAGS = ["--max-update", UPDATES, "--save-interval-updates", 3, "--keep-interval-updates", 2, "--random-offset"]

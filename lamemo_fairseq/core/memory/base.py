@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Callable, ClassVar, Dict, List, NamedTuple, Op
 import torch
 from torch import Tensor, nn
 
-from ..ops import Attention
+from ..softmax import Attention
 
 if TYPE_CHECKING:
-    from ..config import LaMemoConfig
+    from ...plugin.config import LaMemoConfig
     from ..layer import Layer
 
 

@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..ops import softmax_dtype
+from ..softmax import softmax_dtype
 from .base import Memory, MemoryState, Recall, SegmentRecord
 
 if TYPE_CHECKING:
-    from ..config import LaMemoConfig
+    from ...plugin.config import LaMemoConfig
     from ..layer import Layer
 
 

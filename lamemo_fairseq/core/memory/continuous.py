@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..ops import softmax_dtype
+from ..softmax import softmax_dtype
 from .base import Beyond, Memory, MemoryState, Recall, SegmentRecord
 
 if TYPE_CHECKING:
-    from ..config import LaMemoConfig
+    from ...plugin.config import LaMemoConfig
     from ..layer import Layer
 
 # Widths of the bumps, by turns: narrow ones for detail and wide ones that leave no gap.

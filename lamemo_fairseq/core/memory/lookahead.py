@@ -7,7 +7,7 @@ upward, because looking ahead changes them.
 
 from torch import Tensor
 
-from ..ops import Attention, softmax_dtype
+from ..softmax import Attention, softmax_dtype
 from .base import Memory, MemoryState, Recall, SegmentRecord
 
 

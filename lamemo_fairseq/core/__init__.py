@@ -1,0 +1,1 @@
+"""The method: language models with memory, on torch alone."""

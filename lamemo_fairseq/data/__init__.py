@@ -1,0 +1,1 @@
+"""Texts in order: layouts, segments, batches, the memory store, dictionaries."""

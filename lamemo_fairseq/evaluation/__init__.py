@@ -1,0 +1,1 @@
+"""Scoring: plans, losses, reports, grids."""

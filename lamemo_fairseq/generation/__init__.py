@@ -1,0 +1,1 @@
+"""Decoding of new text: search, prompts, the Python interface."""

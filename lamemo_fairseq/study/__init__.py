@@ -1,0 +1,1 @@
+"""Comparisons of memory kinds: records, tables, figures, pages."""
