@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from benchmark_eval import Subject  # noqa: E402
 from fairseq.data import Dictionary  # noqa: E402
 
-from lamemo_fairseq.core.decoding import OpenSegment  # noqa: E402
+from lamemo_fairseq.core.decoding import DecodingSegment  # noqa: E402
 from lamemo_fairseq.core.network import LaMemoDecoder  # noqa: E402
 from lamemo_fairseq.plugin.config import LaMemoConfig  # noqa: E402
 
@@ -99,7 +99,7 @@ DECODING = {
 WORDS, STREAMS, SEGMENT = 1000, 4, 128
 
 
-def filled(decoder: LaMemoDecoder, memory: int, device: str) -> OpenSegment:
+def filled(decoder: LaMemoDecoder, memory: int, device: str) -> DecodingSegment:
     """A text whose memory is full, and whose segment is too: the next token refreshes."""
     tokens = torch.randint(4, WORDS, (STREAMS, memory + SEGMENT), device=device)
     opened = decoder.open(STREAMS)
@@ -109,7 +109,7 @@ def filled(decoder: LaMemoDecoder, memory: int, device: str) -> OpenSegment:
         opened.close(decoder.memory)
         decoder.segment_length = longer
         return decoder.open(STREAMS, opened.state)
-    for _ in decoder.read_on(tokens, opened):
+    for _ in decoder.decode_tokens(tokens, opened):
         pass
     return opened
 
@@ -129,10 +129,10 @@ def time_decoding(memory: int, options: argparse.Namespace) -> Dict[str, float]:
     opened, prefilled, refreshing = (filled(one, memory, device) for one in (decoder, decoder, every))
     times: Dict[str, List[float]] = {"refresh": [], "alone": [], "each": [], "prefill": []}
 
-    def measure(name: str, one: LaMemoDecoder, text: OpenSegment, tokens: int) -> None:
+    def measure(name: str, one: LaMemoDecoder, text: DecodingSegment, tokens: int) -> None:
         column = torch.randint(4, WORDS, (STREAMS, tokens), device=device)
         start = clock(device)
-        for features in one.read_on(column, text):
+        for features in one.decode_tokens(column, text):
             one.output_layer(features)
         times[name].append((clock(device) - start) / tokens)
 

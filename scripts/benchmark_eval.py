@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from lamemo_fairseq.core.network import LaMemoDecoder
 from lamemo_fairseq.data.layout import Text
-from lamemo_fairseq.data.memory_store import Stream
-from lamemo_fairseq.evaluation.plan import Protocol
+from lamemo_fairseq.data.memory_store import MemoryStore
+from lamemo_fairseq.evaluation.plan import EvaluationPlan
 from lamemo_fairseq.evaluation.scoring import score_batches
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 
@@ -51,7 +51,7 @@ class Subject:
 
     def training(self, rows: int, segments: int) -> List[float]:
         """Seconds of training steps behind a full memory: forward, loss, backward, clipping, Adam."""
-        protocol, stream = Protocol(self.segment, rows=rows, warmup=0), Stream("train")
+        protocol, stream = EvaluationPlan(self.segment, rows=rows, warmup=0), MemoryStore("train")
         text = text_of(rows * (self.filling + segments) * self.segment, self.symbols)
         cut = protocol.cut(text, self.model.decoder.dictionary)
         self.model.train()
@@ -71,7 +71,7 @@ class Subject:
 
     def evaluation(self, rows: int, segments: int) -> List[float]:
         """Seconds of scored segments behind a full memory, reading of data and accounting included."""
-        protocol = Protocol(self.segment, rows=rows, warmup=0)
+        protocol = EvaluationPlan(self.segment, rows=rows, warmup=0)
         text = text_of(rows * (self.filling + segments) * self.segment, self.symbols)
         batches = protocol.batches(text, self.model.decoder.dictionary, lambda tally: tally.score.check())
         self.model.eval()

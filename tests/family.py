@@ -7,7 +7,7 @@ from fairseq.data import Dictionary
 from torch import Tensor
 
 from lamemo_fairseq.core.network import LaMemoDecoder
-from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.data.memory_store import MemoryStore
 from lamemo_fairseq.plugin.config import LaMemoConfig
 
 ADAPTIVE = {"adaptive_softmax_cutoff": "9,15", "adaptive_softmax_factor": 2.0}
@@ -76,7 +76,7 @@ def pieces(tokens: Tensor) -> List[Tensor]:
 
 def read(decoder: LaMemoDecoder, tokens: Tensor, documents: Optional[Tensor] = None) -> Tensor:
     """Log-probabilities [B, ., V] of a text that is read segment by segment."""
-    stream = Stream("test")
+    stream = MemoryStore("test")
     numbers = [None] * len(pieces(tokens)) if documents is None else pieces(documents)
     scores = [
         decoder.get_normalized_probs(decoder(piece, stream=stream, segment=k, documents=number), log_probs=True)
@@ -87,7 +87,7 @@ def read(decoder: LaMemoDecoder, tokens: Tensor, documents: Optional[Tensor] = N
 
 def state_after(decoder: LaMemoDecoder, tokens: Tensor) -> Any:
     """The memory's state after a text."""
-    stream = Stream("test")
+    stream = MemoryStore("test")
     for k, piece in enumerate(pieces(tokens)):
         decoder(piece, stream=stream, segment=k)
-    return stream.kept[decoder].state
+    return stream.committed[decoder].state

@@ -8,8 +8,8 @@ from reference import ReferenceConfig, Weights, stream_nll
 from torch import Tensor
 
 from lamemo_fairseq.data.layout import Text
-from lamemo_fairseq.evaluation.plan import Protocol
-from lamemo_fairseq.evaluation.scoring import Tally
+from lamemo_fairseq.evaluation.plan import EvaluationPlan
+from lamemo_fairseq.evaluation.scoring import LossAccumulator
 
 
 class Lines(NamedTuple):
@@ -37,14 +37,14 @@ def random_text(total: int, symbols: int, seed: int = 0, line: int = 7) -> Text:
     return text_of([part.tolist() for part in tokens.split(line)])
 
 
-def ignore(tally: Tally) -> None:
+def ignore(tally: LossAccumulator) -> None:
     """Checks the account as the commands do."""
     tally.score.check()
 
 
 def losses(
-    model: Any, text: Text, protocol: Protocol, dictionary: Dictionary, workers: int = 0
-) -> Tuple[Tensor, Tally]:
+    model: Any, text: Text, protocol: EvaluationPlan, dictionary: Dictionary, workers: int = 0
+) -> Tuple[Tensor, LossAccumulator]:
     """Loss of each target of the protocol's shard, in the text's order, and the account."""
     batches = protocol.batches(text, dictionary, ignore, workers)
     rows: List[List[Tensor]] = [[] for _ in range(protocol.rows)]
@@ -61,7 +61,7 @@ def reference_losses(
     cfg: ReferenceConfig,
     weights: Weights,
     text: Text,
-    protocol: Protocol,
+    protocol: EvaluationPlan,
     eos: int,
     documents: Optional[Tensor] = None,
 ) -> Tensor:

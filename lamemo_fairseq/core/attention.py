@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from . import softmax as ops
 from .encodings import Distances, DistanceTable
 from .kv_cache import Buffer
-from .memory.base import Beyond
-from .positions import AheadPlan, Plan, align
+from .memory.base import LongTermOutput
+from .positions import AttentionGeometry, LookAheadGeometry, align
 from .probe import LayerProbe
 from .softmax import Attention
 
@@ -21,17 +21,18 @@ from .softmax import Attention
 class Cache:
     """Keys and values of an open segment, for decoding: those of the memory, then one by one its own.
 
-    ``distances`` are the projected encodings, which depend on weights alone; row ``nearest`` is that of distance 0.
+    ``distances`` are the projected encodings, which depend on weights alone; row ``zero_distance_index`` is that of
+    distance 0.
     """
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, capacity: int) -> None:
         # [B, H, room, d] and [B, H, d, room]: a single query reads both along their rows.
-        self.keys, self.values = Buffer(room, dim=2), Buffer(room, dim=3)
+        self.keys, self.values = Buffer(capacity, dim=2), Buffer(capacity, dim=3)
         self.distances: Optional[Distances] = None
-        self.nearest = room
+        self.zero_distance_index = capacity
         self.turned: Optional[Tensor] = None
 
-    def falling(self) -> Tensor:
+    def relative_keys_t(self) -> Tensor:
         """The distances' keys as single tokens read them, [H, d, S]."""
         if self.turned is None:
             assert self.distances is not None and self.keys.tensor is not None
@@ -77,14 +78,14 @@ class Biases(nn.Module):
         return content, position
 
 
-class Mixed(NamedTuple):
-    """``rows`` [B, M' + N, D], M' = M where the memory looked ahead and else 0; ``kept`` for the memory.
+class AttentionOutput(NamedTuple):
+    """``rows`` [B, M' + N, D], M' = M where the memory looked ahead and else 0; ``attention_state`` for the memory.
 
     ``usage`` [B, T], the attention that each key received from the current tokens, or what ``beyond`` returned.
     """
 
     rows: Tensor
-    kept: Optional[Attention]
+    attention_state: Optional[Attention]
     alpha: Optional[Tensor]
     usage: Optional[Tensor]
     loss: Optional[Tensor]
@@ -118,24 +119,24 @@ class RelativeAttention(nn.Module):
         self,
         h: Tensor,
         memory: int,
-        plan: Plan,
+        plan: AttentionGeometry,
         biases: Biases,
         *,
-        carried: Optional[Attention] = None,
-        beyond: Optional[Callable[[Tensor], Beyond]] = None,
+        previous_attention: Optional[Attention] = None,
+        beyond: Optional[Callable[[Tensor], LongTermOutput]] = None,
         want_lse: bool = False,
         want_usage: bool = False,
         cache: Optional[Cache] = None,
         probe: Optional[LayerProbe] = None,
-    ) -> Mixed:
-        """Attends from the current tokens and, where attention is ``carried``, from the memory ahead.
+    ) -> AttentionOutput:
+        """Attends from the current tokens and, where attention is ``previous_attention``, from the memory ahead.
 
         Args:
             h: [B, M + N, D], ``memory`` = M rows of it older than the segment. In a further chunk of an open
                 segment M is 0, and what came before stands in ``cache``.
             plan: distances and visibility of this segment.
             biases: shared vectors.
-            carried: what the memory rows gathered before; None where they are only read.
+            previous_attention: what the memory rows gathered before; None where they are only read.
             beyond: a further memory for the same queries, whose rows are added.
             want_lse: keep the outputs with their log-sum-exps.
             want_usage: return how much attention each key received, averaged over heads.
@@ -148,7 +149,7 @@ class RelativeAttention(nn.Module):
             keys = cache.keys.append(keys)
             values = cache.values.append(values.transpose(-2, -1)).transpose(-2, -1)
         distances = self.project_distances(plan, cache)
-        first = memory if carried is None else 0
+        first = memory if previous_attention is None else 0
         queries = self.split(self.q_proj(h[:, first:])) * self.head_dim**-0.5
         current = queries[:, :, memory - first :]
 
@@ -156,29 +157,31 @@ class RelativeAttention(nn.Module):
         scores = self.causal_scores(current, keys, distances, plan, biases)
         left = ops.attend(scores, values, dropout=dropout, want_lse=want_lse)
         output, lse, alpha = left.output, left.lse, None
-        if carried is not None and memory > 0:
+        if previous_attention is not None and memory > 0:
             assert plan.ahead is not None and lse is not None and distances is not None
             span = slice(memory - plan.ahead.keys + 1, memory + 1)
             scores = self.ahead_scores(queries[:, :, :memory], keys[:, :, span], distances.keys, plan.ahead, biases)
-            right = ops.attend(scores, values[:, :, span], carried=carried, dropout=dropout, want_lse=True)
+            right = ops.attend(
+                scores, values[:, :, span], previous_attention=previous_attention, dropout=dropout, want_lse=True
+            )
             assert right.lse is not None
             output = torch.cat([right.output, output], dim=2)
             lse, alpha = torch.cat([right.lse, lse], dim=2), right.alpha
         if probe is not None:
-            probe.see(left.weights, plan.hidden, alpha)
+            probe.see(left.weights, plan.attn_mask, alpha)
         rows = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
-        kept = None if lse is None else Attention(output.detach(), lse)
+        attention_state = None if lse is None else Attention(output.detach(), lse)
         usage = left.weights.detach().mean(1).sum(1) if want_usage else None  # [B, T]
         if beyond is None:
-            return Mixed(rows, kept, alpha, usage, None)
+            return AttentionOutput(rows, attention_state, alpha, usage, None)
         further = beyond(queries)
-        return Mixed(rows + further.rows, kept, alpha, further.usage, further.loss)
+        return AttentionOutput(rows + further.rows, attention_state, alpha, further.usage, further.loss)
 
     def split(self, rows: Tensor) -> Tensor:
         """[B, n, H * d] -> [B, H, n, d]."""
         return rows.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
-    def project_distances(self, plan: Plan, cache: Optional[Cache]) -> Optional[Distances]:
+    def project_distances(self, plan: AttentionGeometry, cache: Optional[Cache]) -> Optional[Distances]:
         """Encodings of distances as this layer sees them, or None."""
         if self.r_proj is None and self.table is None:
             return None
@@ -195,7 +198,7 @@ class RelativeAttention(nn.Module):
         return projected
 
     def causal_scores(
-        self, queries: Tensor, keys: Tensor, distances: Optional[Distances], plan: Plan, biases: Biases
+        self, queries: Tensor, keys: Tensor, distances: Optional[Distances], plan: AttentionGeometry, biases: Biases
     ) -> Tensor:
         """(q + u)·k + (q + w_left)·R of the distance to the left: [B, H, N, T], hidden keys ``-inf``.
 
@@ -212,11 +215,11 @@ class RelativeAttention(nn.Module):
             if distances.bias is not None:
                 products = products + distances.bias[plan.causal].t()[:, None, None] * d**-0.5
             scores += align(products).transpose(0, 1)
-        scores += plan.hidden
+        scores += plan.attn_mask
         return scores
 
     def ahead_scores(
-        self, queries: Tensor, keys: Tensor, distances: Tensor, ahead: AheadPlan, biases: Biases
+        self, queries: Tensor, keys: Tensor, distances: Tensor, ahead: LookAheadGeometry, biases: Biases
     ) -> Tensor:
         """(q + u)·k + (q + w_right)·R of the distance to the right: [B, H, M, K], hidden keys ``-inf``.
 
@@ -236,7 +239,7 @@ class RelativeAttention(nn.Module):
         relative = torch.bmm(q, R.reshape(H * blocks, d, columns)).view(H, blocks, B, C, columns)
         relative = align(relative)[..., : ahead.keys].permute(2, 0, 1, 3, 4)  # [B, H, blocks, C, K]
         scores = (products.unflatten(2, (blocks, C)) + relative).flatten(2, 3)[:, :, :M]
-        return scores + ahead.hidden
+        return scores + ahead.attn_mask
 
     def biased(self, queries: Tensor, bias: Optional[Tensor]) -> Tensor:
         """Scaled queries [B, H, n, d] plus a vector per head, scaled alike."""

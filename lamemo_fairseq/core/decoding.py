@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .attention import Cache
 from .documents import Tracker
-from .fast_decode import StepLayer
+from .fast_decode import FastDecodeLayer
 from .kv_cache import Buffer
 from .memory import Memory, MemoryState, SegmentRecord
 from .softmax import Attention
@@ -24,52 +24,52 @@ def is_identity(order: Tensor, streams: int) -> bool:
     return order.numel() == streams and bool((order == torch.arange(streams).to(order)).all())
 
 
-class OpenSegment:
+class DecodingSegment:
     """The memory a segment began with, and what its tokens left so far.
 
     Args:
         state: the memory before the segment.
-        room: N, tokens that the segment holds when full.
+        capacity: N, tokens that the segment holds when full.
         layers: L.
         tracker: numbers the documents that are read; None where each stream is one document.
     """
 
-    def __init__(self, state: MemoryState, room: int, layers: int, tracker: Optional[Tracker] = None) -> None:
-        self.room, self.layers, self.tracker = room, layers, tracker
+    def __init__(self, state: MemoryState, capacity: int, layers: int, tracker: Optional[Tracker] = None) -> None:
+        self.capacity, self.layers, self.tracker = capacity, layers, tracker
         self.read = 0  # tokens of the whole text
-        self.weights: Optional[List[StepLayer]] = None  # as single tokens read them
+        self.weights: Optional[List[FastDecodeLayer]] = None  # as single tokens read them
         self.begin(state)
 
     def begin(self, state: MemoryState) -> None:
         """Empty, behind ``state``."""
         self.state, self.length = state, 0
-        self.caches = [Cache(state.length + self.room) for _ in range(self.layers)]
-        self.documents = Buffer(self.room, dim=1)  # [B, N], unless each stream is one document
-        self.embeddings = Buffer(self.room, dim=1)  # [B, N, D]
-        self.inputs = [Buffer(self.room, dim=1) for _ in range(self.layers)]
+        self.caches = [Cache(state.length + self.capacity) for _ in range(self.layers)]
+        self.documents = Buffer(self.capacity, dim=1)  # [B, N], unless each stream is one document
+        self.embeddings = Buffer(self.capacity, dim=1)  # [B, N, D]
+        self.inputs = [Buffer(self.capacity, dim=1) for _ in range(self.layers)]
         # Attention of the refreshed memory, then of the segment: [B, H, M + N, d] and [B, H, M + N].
-        total = state.length + self.room
+        total = state.length + self.capacity
         self.outputs: List[Buffer] = [Buffer(total, dim=2) for _ in range(self.layers)]
         self.lses: List[Buffer] = [Buffer(total, dim=2) for _ in range(self.layers)]
-        self.keeps: List[bool] = [False] * self.layers
+        self.stores_attention: List[bool] = [False] * self.layers
         self.usage: List[Optional[Tensor]] = [None] * self.layers
         self.cached = True  # whether what a token reads is all in the caches
 
     @property
     def is_full(self) -> bool:
         """Whether the next token belongs to the next segment."""
-        return self.length == self.room
+        return self.length == self.capacity
 
     def take(self, record: SegmentRecord) -> None:
         """What a chunk of n tokens left."""
         count = record.embeddings.size(1)
         self.embeddings.append(record.embeddings)
-        for layer, (rows, kept) in enumerate(zip(record.inputs, record.kept)):
+        for layer, (rows, attention_state) in enumerate(zip(record.inputs, record.attention_state)):
             self.inputs[layer].append(rows)
-            if kept is not None:
-                self.keeps[layer] = True
-                self.outputs[layer].append(kept.output)
-                self.lses[layer].append(kept.lse)
+            if attention_state is not None:
+                self.stores_attention[layer] = True
+                self.outputs[layer].append(attention_state.output)
+                self.lses[layer].append(attention_state.lse)
         for layer, usage in enumerate(record.usage):
             if usage is not None:
                 so_far = self.usage[layer]
@@ -78,29 +78,31 @@ class OpenSegment:
         self.length += count
         self.read += count
 
-    def step(self, x: Tensor, weights: List[StepLayer], reach: Optional[int]) -> Tensor:
+    def step(self, x: Tensor, weights: List[FastDecodeLayer], reach: Optional[int]) -> Tensor:
         """One further token through all layers: embeddings [B, D] -> features [B, D]. ``reach`` as in positions."""
         self.embeddings.slot().copy_(x)
         for number, layer in enumerate(weights):
             self.inputs[number].slot().copy_(x)
-            x = layer.read(x, self.caches[number], reach, self.outputs[number], self.lses[number], self.keeps[number])
+            x = layer.read(
+                x, self.caches[number], reach, self.outputs[number], self.lses[number], self.stores_attention[number]
+            )
         self.length += 1
         self.read += 1
         return x
 
     def record(self) -> SegmentRecord:
         """The segment so far, as if it had been read at once."""
-        kept: List[Optional[Attention]] = [
+        attention_state: List[Optional[Attention]] = [
             Attention(output.filled(), lse.filled()) if keep else None
-            for output, lse, keep in zip(self.outputs, self.lses, self.keeps)
+            for output, lse, keep in zip(self.outputs, self.lses, self.stores_attention)
         ]
         documents = None if self.tracker is None else self.documents.filled()
         inputs = [rows.filled() for rows in self.inputs]
-        return SegmentRecord(self.embeddings.filled(), inputs, kept, self.usage, documents=documents)
+        return SegmentRecord(self.embeddings.filled(), inputs, attention_state, self.usage, documents=documents)
 
     def close(self, memory: Memory) -> None:
         """The segment enters the memory, and the next begins."""
-        state = memory.absorb(self.state, self.record(), self.length)
+        state = memory.update(self.state, self.record(), self.length)
         self.begin(state if self.tracker is None else replace(state, last=self.tracker.last))
 
     def reorder(self, order: Tensor) -> None:

@@ -23,13 +23,13 @@ def turned(weight: Tensor) -> Tensor:
     return weight.t().contiguous() if weight.device.type == "cpu" else weight.t()
 
 
-def parts(inner: int, device: torch.device) -> int:
+def ffn_shards(inner: int, device: torch.device) -> int:
     """Into how many the feed-forward's width is cut: a CPU gives each core its own part of a product with few rows."""
     return next(count for count in (4, 2, 1) if inner % count == 0) if device.type == "cpu" else 1
 
 
 @dataclass(frozen=True)
-class StepLayer:
+class FastDecodeLayer:
     """One layer's weights as a step reads them.
 
     Attributes:
@@ -50,7 +50,7 @@ class StepLayer:
     outer: Tensor
 
     @staticmethod
-    def of(layer: Layer, biases: Biases) -> "StepLayer":
+    def of(layer: Layer, biases: Biases) -> "FastDecodeLayer":
         """A layer's weights."""
         attention, scale = layer.attention, layer.attention.head_dim**-0.5
         vectors = None
@@ -60,8 +60,8 @@ class StepLayer:
             vectors = torch.stack([content, position]).unsqueeze(1) * scale
         projections = [attention.q_proj.weight * scale, *attention.kv_proj.weight.chunk(2)]
         feed = layer.feed_forward
-        P = parts(feed.fc1.out_features, feed.fc1.weight.device)
-        return StepLayer(
+        P = ffn_shards(feed.fc1.out_features, feed.fc1.weight.device)
+        return FastDecodeLayer(
             layer,
             torch.stack([turned(weight) for weight in projections]),
             vectors,
@@ -87,7 +87,9 @@ class StepLayer:
             scores = torch.bmm(q.reshape(B * H, 1, d), keys.transpose(1, 2))
         else:
             content, position = q + self.vectors  # [B, H, d] each
-            R = cache.falling()[:, :, cache.nearest + 1 - T + first : cache.nearest + 1]  # [H, d, T]
+            R = cache.relative_keys_t()[
+                :, :, cache.zero_distance_index + 1 - T + first : cache.zero_distance_index + 1
+            ]  # [H, d, T]
             scores = torch.bmm(position.transpose(0, 1), R).transpose(0, 1).reshape(B * H, 1, T - first)
             scores = torch.baddbmm(scores, content.reshape(B * H, 1, d), keys.transpose(1, 2))
         weights = F.softmax(scores, dim=-1, dtype=softmax_dtype(scores.dtype))
@@ -116,6 +118,6 @@ def normalize(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
-def step_layers(layers: Iterable[nn.Module], biases: Biases) -> List[StepLayer]:
+def fast_decode_layers(layers: Iterable[nn.Module], biases: Biases) -> List[FastDecodeLayer]:
     """All layers' weights as steps read them."""
-    return [StepLayer.of(layer, biases) for layer in layers if isinstance(layer, Layer)]
+    return [FastDecodeLayer.of(layer, biases) for layer in layers if isinstance(layer, Layer)]

@@ -9,29 +9,29 @@ class Buffer:
     """A tensor that grows along one dimension without being copied.
 
     Args:
-        room: rows it can hold.
+        capacity: rows it can hold.
         dim: the dimension that grows; the first is the stream's.
     """
 
-    def __init__(self, room: int, dim: int) -> None:
-        self.room, self.dim, self.length = room, dim, 0
+    def __init__(self, capacity: int, dim: int) -> None:
+        self.capacity, self.dim, self.length = capacity, dim, 0
         self.tensor: Optional[Tensor] = None
 
     def append(self, rows: Tensor) -> Tensor:
         """Takes in ``rows``; returns everything so far, as a view."""
         if self.tensor is None:
             shape = list(rows.shape)
-            shape[self.dim] = self.room
+            shape[self.dim] = self.capacity
             self.tensor = rows.new_empty(shape)
         count = rows.size(self.dim)
-        assert self.length + count <= self.room
+        assert self.length + count <= self.capacity
         self.tensor.narrow(self.dim, self.length, count).copy_(rows)
         self.length += count
         return self.tensor.narrow(self.dim, 0, self.length)
 
     def slot(self) -> Tensor:
         """The next row, to be written; it counts as filled from now on."""
-        assert self.tensor is not None and self.length < self.room
+        assert self.tensor is not None and self.length < self.capacity
         self.length += 1
         return self.tensor.select(self.dim, self.length - 1)
 

@@ -10,21 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Biases, Cache, RelativeAttention
-from .memory.base import Recall
-from .positions import Plan
+from .memory.base import LayerMemory
+from .positions import AttentionGeometry
 from .probe import LayerProbe
 from .softmax import Attention, attend
 
 
 class LayerOutput(NamedTuple):
-    """``current`` [B, N, D] and ``below`` [B, M, D] go to the next layer, ``kept`` to the memory.
+    """``current`` [B, N, D] and ``memory_hidden`` [B, M, D] go to the next layer, ``attention_state`` to the memory.
 
-    ``below`` is the rows as they came where the memory did not look ahead.
+    ``memory_hidden`` is the rows as they came where the memory did not look ahead.
     """
 
     current: Tensor
-    below: Tensor
-    kept: Optional[Attention]
+    memory_hidden: Tensor
+    attention_state: Optional[Attention]
     alpha: Optional[Tensor]
     usage: Optional[Tensor]
     loss: Optional[Tensor]
@@ -73,8 +73,8 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        recall: Recall,
-        plan: Plan,
+        recall: LayerMemory,
+        plan: AttentionGeometry,
         biases: Biases,
         want_lse: bool,
         want_usage: bool,
@@ -89,7 +89,7 @@ class Layer(nn.Module):
             M,
             plan,
             biases,
-            carried=recall.carried,
+            previous_attention=recall.previous_attention,
             beyond=recall.beyond,
             want_lse=want_lse,
             want_usage=want_usage,
@@ -105,8 +105,8 @@ class Layer(nn.Module):
             h = self.attention_norm(h)
             h = self.feed_forward_norm(h + self.feed_forward(h))
         refreshed = M - read_only
-        below = h[:, :refreshed] if refreshed > 0 else recall.rows
-        return LayerOutput(h[:, refreshed:], below, mixed.kept, mixed.alpha, mixed.usage, mixed.loss)
+        memory_hidden = h[:, :refreshed] if refreshed > 0 else recall.rows
+        return LayerOutput(h[:, refreshed:], memory_hidden, mixed.attention_state, mixed.alpha, mixed.usage, mixed.loss)
 
     def read_by_content(self, x: Tensor, rows: Tensor) -> Tensor:
         """What ``x`` [B, N, D] reads in ``rows`` [B, m, D] by content alone: softmax(q·k / sqrt(d)) v.

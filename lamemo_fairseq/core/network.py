@@ -14,16 +14,16 @@ from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..data.memory_store import Stream
+from ..data.memory_store import MemoryStore
 from ..plugin.config import LaMemoConfig
 from .attention import Biases, RelativeAttention
-from .decoding import OpenSegment
+from .decoding import DecodingSegment
 from .documents import Separator, Tracker
 from .errors import UsageError
-from .fast_decode import step_layers
+from .fast_decode import fast_decode_layers
 from .layer import Layer
 from .memory import KINDS, MemoryState, SegmentRecord
-from .positions import Plan, Positions
+from .positions import AttentionGeometry, Positions
 from .probe import Probe
 from .softmax import softmax_dtype
 from .vocabulary import adaptive_head, embedding
@@ -102,9 +102,9 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         incremental_state: Optional[Dict[str, Any]] = None,
         src_lengths: Optional[Tensor] = None,
         features_only: bool = False,
-        stream: Optional[Stream] = None,
+        stream: Optional[MemoryStore] = None,
         segment: int = 0,
-        advance: Optional[int] = None,
+        tokens_to_memory: Optional[int] = None,
         documents: Optional[Tensor] = None,
         targets: Optional[Tensor] = None,
         probe: Optional[Probe] = None,
@@ -121,7 +121,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             features_only: return states before the output layer.
             stream: whose memory this segment continues; None reads the block alone.
             segment: the segment's number in its stream.
-            advance: how many of the tokens enter the memory (all, unless the last ones come again as context).
+            tokens_to_memory: how many of the tokens enter the memory (all, unless the last ones come again as context).
             documents: [B, N] numbers; a token sees only its own document. None: one document per stream.
             targets: [B, N] ids whose log-probabilities [B, N] are returned in place of scores.
             probe: shown where attention goes.
@@ -134,7 +134,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             x = self.extend(prev_output_tokens, incremental_state)
             extra: Dict[str, Any] = {"attn": None}  # fairseq's own generator looks for it
         else:
-            x, extra = self.read(prev_output_tokens, stream, segment, advance, documents, probe)
+            x, extra = self.read(prev_output_tokens, stream, segment, tokens_to_memory, documents, probe)
         if targets is not None:
             return self.target_log_probs(x.flatten(0, 1), targets.flatten()).view(targets.shape), extra
         return (x if features_only else self.output_layer(x)), extra
@@ -142,9 +142,9 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
     def read(
         self,
         tokens: Tensor,
-        stream: Optional[Stream],
+        stream: Optional[MemoryStore],
         segment: int,
-        advance: Optional[int],
+        tokens_to_memory: Optional[int],
         documents: Optional[Tensor],
         probe: Optional[Probe] = None,
     ) -> Tuple[Tensor, Dict[str, Any]]:
@@ -155,14 +155,14 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         empty = self.memory.empty(B, x)
         state = empty if state is None else state.like(empty)
         plan = self.plan(x, state, documents)
-        top, record, alphas = self.climb(x, state, plan, documents, probe=probe)
+        top, record, alphas = self.forward_layers(x, state, plan, documents, probe=probe)
         extra: Dict[str, Any] = {"alpha": alphas}
-        advanced = N if advance is None else advance
+        tokens_to_memory = N if tokens_to_memory is None else tokens_to_memory
         if self.training:
             layers = [layer for layer in self.layers if isinstance(layer, Layer)]
-            extra["losses"] = self.memory.losses(state, record, advanced, layers)
+            extra["losses"] = self.memory.losses(state, record, tokens_to_memory, layers)
         if stream is not None:
-            stream.keep(self, segment, self.memory.absorb(state, record, advanced))
+            stream.keep(self, segment, self.memory.update(state, record, tokens_to_memory))
             stream.alphas = alphas
         return top, extra
 
@@ -179,8 +179,8 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         state: MemoryState,
         documents: Optional[Tensor],
         before: int = 0,
-        room: Optional[int] = None,
-    ) -> Plan:
+        capacity: Optional[int] = None,
+    ) -> AttentionGeometry:
         """The plan for tokens ``x`` [B, N, D] behind ``state`` (and ``before`` cached tokens)."""
         B, N = x.shape[:2]
         if documents is not None and not self.memory.separates_documents:
@@ -197,32 +197,32 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         plan = self.positions.plan(
             N,
             state.length,
-            state.added,
+            state.last_written,
             x,
             looks_ahead=self.memory.looks_ahead,
             before=before,
-            room=room,
+            capacity=capacity,
             documents=documents,
         )
         if plan.encodings is None or not self.training:
             return plan
         return replace(plan, encodings=F.dropout(plan.encodings, self.dropout))
 
-    def climb(
+    def forward_layers(
         self,
         x: Tensor,
         state: MemoryState,
-        plan: Plan,
+        plan: AttentionGeometry,
         documents: Optional[Tensor] = None,
-        opened: Optional[OpenSegment] = None,
+        opened: Optional[DecodingSegment] = None,
         probe: Optional[Probe] = None,
     ) -> Pass:
         """Through all layers. With ``opened``, keys and values are cached, and a further chunk reads them."""
         record, alphas = SegmentRecord(x, documents=documents), []
         continued = opened is not None and opened.length > 0
-        below = x[:, :0] if continued else self.memory.bottom(state, x)
+        memory_hidden = x[:, :0] if continued else self.memory.input_memory(state, x)
         for number, layer in enumerate(self.layers):
-            recall = self.memory.recall(state, number, below)
+            recall = self.memory.recall(state, number, memory_hidden)
             if continued:
                 recall = recall.reread()
             cache = None if opened is None else opened.caches[number]
@@ -236,8 +236,8 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
                 out = checkpoint(layer, *arguments, use_reentrant=False)
             else:
                 out = layer(*arguments)
-            x, below = out.current, out.below
-            record.kept.append(out.kept)
+            x, memory_hidden = out.current, out.memory_hidden
+            record.attention_state.append(out.attention_state)
             record.usage.append(out.usage)
             record.losses.append(out.loss)
             if out.alpha is not None:
@@ -246,27 +246,27 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
 
     def extend(self, tokens: Tensor, incremental_state: Dict[str, Any]) -> Tensor:
         """Reads those of ``tokens`` [B, t] that were not read yet; features [B, 1, D] of the last."""
-        opened: Optional[OpenSegment] = incremental_state.get(STATE_KEY)
+        opened: Optional[DecodingSegment] = incremental_state.get(STATE_KEY)
         if opened is None:
             opened = self.open(tokens.size(0))
             incremental_state[STATE_KEY] = opened
         top = None
-        for features in self.read_on(tokens[:, opened.read :], opened):
+        for features in self.decode_tokens(tokens[:, opened.read :], opened):
             top = features
         assert top is not None, "no new token was given"
         return top[:, -1:]
 
-    def read_on(self, tokens: Tensor, opened: OpenSegment) -> Iterator[Tensor]:
+    def decode_tokens(self, tokens: Tensor, opened: DecodingSegment) -> Iterator[Tensor]:
         """Reads tokens [B, n] behind those that were read; features [B, n', D] of one (part of a) segment each."""
         start = 0
         while start < tokens.size(1):
             if opened.is_full:
                 opened.close(self.memory)
-            chunk = tokens[:, start : start + opened.room - opened.length]
-            yield self.extend_chunk(chunk, opened)
+            chunk = tokens[:, start : start + opened.capacity - opened.length]
+            yield self.decode_chunk(chunk, opened)
             start += chunk.size(1)
 
-    def open(self, streams: int, state: Optional[MemoryState] = None) -> OpenSegment:
+    def open(self, streams: int, state: Optional[MemoryState] = None) -> DecodingSegment:
         """A segment that waits for its first token, behind ``state`` (default: an empty memory)."""
         if state is None:
             state = self.memory.empty(streams, next(self.layers.parameters()))
@@ -275,22 +275,22 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             tracker = Tracker(self.separator, streams, next(self.layers.parameters()).device)
             if state.documents is not None and state.last is not None and state.length > 0:
                 tracker.number, tracker.last = state.documents[:, -1], state.last
-        return OpenSegment(state, self.segment_length, len(self.layers), tracker)
+        return DecodingSegment(state, self.segment_length, len(self.layers), tracker)
 
-    def extend_chunk(self, tokens: Tensor, opened: OpenSegment) -> Tensor:
+    def decode_chunk(self, tokens: Tensor, opened: DecodingSegment) -> Tensor:
         """Reads tokens [B, n] that fit into the open segment; features [B, n, D]."""
         x = self.embed(tokens, opened.length)
         if tokens.size(1) == 1 and self.can_step(opened):
             if opened.weights is None:
-                opened.weights = step_layers(self.layers, self.biases)
+                opened.weights = fast_decode_layers(self.layers, self.biases)
             return opened.step(x.squeeze(1), opened.weights, self.positions.reach).unsqueeze(1)
         documents = None if opened.tracker is None else opened.documents.append(opened.tracker.read(tokens))
-        plan = self.plan(x, opened.state, documents, before=opened.length, room=opened.room)
-        done = self.climb(x, opened.state, plan, opened=opened)
+        plan = self.plan(x, opened.state, documents, before=opened.length, capacity=opened.capacity)
+        done = self.forward_layers(x, opened.state, plan, opened=opened)
         opened.take(done.record)
         return done.top
 
-    def can_step(self, opened: OpenSegment) -> bool:
+    def can_step(self, opened: DecodingSegment) -> bool:
         """Whether a single token may go through ``steps.py``: what it reads is all in the caches of keys."""
         counted = any(self.memory.wants_usage(layer) for layer in range(len(self.layers)))
         learned = self.positions.encoding == "shaw"
@@ -299,7 +299,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
 
     def reorder_incremental_state(self, incremental_state: Dict[str, Any], new_order: Tensor) -> None:
         """Moves everything that a stream keeps to its new place; the identity costs nothing."""
-        opened: Optional[OpenSegment] = incremental_state.get(STATE_KEY)
+        opened: Optional[DecodingSegment] = incremental_state.get(STATE_KEY)
         if opened is not None:
             opened.reorder(new_order)
 

@@ -45,32 +45,32 @@ def align(products: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AheadPlan:
+class LookAheadGeometry:
     """The look-ahead half of a plan: memory rows against the K keys that end at the first current token.
 
-    ``index`` [blocks, C + K] names, per block of memory rows, the rows of the encodings; ``hidden`` holds
+    ``index`` [blocks, C + K] names, per block of memory rows, the rows of the encodings; ``attn_mask`` holds
     ``-inf`` where a row may not look, [M, K] or [B, 1, M, K].
     """
 
     index: Tensor
-    hidden: Tensor
+    attn_mask: Tensor
     keys: int
 
 
 @dataclass(frozen=True)
-class Plan:
+class AttentionGeometry:
     """What all layers share about one segment (or one further chunk of an open segment).
 
     ``encodings`` [S, D] of falling distances, down to 0 or, where the look-ahead needs them, below; the
     distances themselves, [S] int64, where a table has an entry for each; None for absolute positions. ``causal``
-    names the rows for T, T-1, ..., 0. ``hidden`` [N, T] or [B, 1, N, T] holds
+    names the rows for T, T-1, ..., 0. ``attn_mask`` [N, T] or [B, 1, N, T] holds
     ``-inf`` where a token may not look.
     """
 
     encodings: Optional[Tensor]
     causal: slice
-    hidden: Tensor
-    ahead: Optional[AheadPlan]
+    attn_mask: Tensor
+    ahead: Optional[LookAheadGeometry]
 
 
 def hide(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -168,24 +168,24 @@ class Positions:
         self,
         tokens: int,
         memory: int,
-        added: int,
+        last_written: int,
         like: Tensor,
         *,
         looks_ahead: bool,
         before: int = 0,
-        room: Optional[int] = None,
+        capacity: Optional[int] = None,
         documents: Optional[Tensor] = None,
-    ) -> Plan:
+    ) -> AttentionGeometry:
         """The plan of a segment of N ``tokens`` behind M ``memory`` rows.
 
         Args:
             tokens: N.
             memory: M.
-            added: A, what entered the memory last.
+            last_written: A, what entered the memory last.
             like: a tensor whose type and device the plan takes.
             looks_ahead: whether memory rows attend to their right.
             before: tokens of the segment that are cached already, of an open segment; no look-ahead then.
-            room: tokens that an open segment can hold: the encodings reach that far, for later chunks.
+            capacity: tokens that an open segment can hold: the encodings reach that far, for later chunks.
             documents: [B, M + before + N] document numbers, None where each stream is one document.
         """
         keys = memory + before + tokens
@@ -195,13 +195,13 @@ class Positions:
             visible = visible & same_document(documents[:, keys - tokens :], documents)
         ahead = None
         if looks_ahead and memory > 0 and before == 0:
-            ahead = self.plan_ahead(memory, added, keys, room, like, documents)
+            ahead = self.plan_ahead(memory, last_written, keys, capacity, like, documents)
         if not self.relative:
-            return Plan(None, slice(0), hide(visible, like.dtype), ahead)
-        top = keys if room is None else memory + room
+            return AttentionGeometry(None, slice(0), hide(visible, like.dtype), ahead)
+        top = keys if capacity is None else memory + capacity
         lowest = -memory if looks_ahead and self.signed else 0
         encodings = self.encode(top, lowest, like) if before == 0 else None
-        return Plan(encodings, slice(top - keys, top + 1), hide(visible, like.dtype), ahead)
+        return AttentionGeometry(encodings, slice(top - keys, top + 1), hide(visible, like.dtype), ahead)
 
     @property
     def signed(self) -> bool:
@@ -211,19 +211,19 @@ class Positions:
     def plan_ahead(
         self,
         memory: int,
-        added: int,
+        last_written: int,
         keys: int,
-        room: Optional[int],
+        capacity: Optional[int],
         like: Tensor,
         documents: Optional[Tensor],
-    ) -> AheadPlan:
+    ) -> LookAheadGeometry:
         """The look-ahead half: memory row i sees max(i, M - A) < j <= M (GENERAL rule: A, not N)."""
-        seen = min(added, memory)
-        top = keys if room is None else memory + room
+        seen = min(last_written, memory)
+        top = keys if capacity is None else memory + capacity
         lowest = -memory if self.signed else 0
         index = ahead_index(memory, seen, top, lowest, self.signed, like.device)
         visible = ahead_visibility(memory, seen, self.full, like.device)
         if documents is not None:
             span = documents[:, memory - seen + 1 : memory + 1]
             visible = visible & same_document(documents[:, :memory], span)
-        return AheadPlan(index, hide(visible, like.dtype), seen)
+        return LookAheadGeometry(index, hide(visible, like.dtype), seen)

@@ -51,19 +51,19 @@ class LayerProbe:
     def __init__(self, probe: Probe, number: int) -> None:
         self.probe, self.number = probe, number
 
-    def see(self, weights: Tensor, hidden: Tensor, alpha: Optional[Tensor]) -> None:
+    def see(self, weights: Tensor, attn_mask: Tensor, alpha: Optional[Tensor]) -> None:
         """Attention of one segment.
 
         Args:
             weights: [B, H, N, T] of the current tokens.
-            hidden: [N, T] or [B, 1, N, T], ``-inf`` where a token may not look.
+            attn_mask: [N, T] or [B, 1, N, T], ``-inf`` where a token may not look.
             alpha: [B, H, M] of the memory rows, or None where there is no look-ahead.
         """
         probe, real = self.probe, self.probe.real.to(weights.device)
         N, T = weights.shape[-2:]
         M = T - N
         fallen = (weights[..., :M].double().mean(1) * real[:, :, None]).sum(0)  # [N, M]
-        visible = (hidden[..., :M] == 0).expand(len(weights), 1, N, M).squeeze(1)
+        visible = (attn_mask[..., :M] == 0).expand(len(weights), 1, N, M).squeeze(1)
         pairs = (visible * real[:, :, None]).sum(0)  # [N, M]
         places = torch.arange(T, device=weights.device)
         distance = places[M:, None] - places[:M]

@@ -45,36 +45,36 @@ def attend(
     scores: Tensor,
     values: Tensor,
     *,
-    carried: Optional[Attention] = None,
+    previous_attention: Optional[Attention] = None,
     dropout: float = 0.0,
     want_lse: bool = False,
 ) -> Attended:
-    """Softmax over ``scores``, continued from ``carried`` where given, times ``values``.
+    """Softmax over ``scores``, continued from ``previous_attention`` where given, times ``values``.
 
     What was carried enters as one more key, with its log-sum-exp as score and its output as value. That is
     the interpolation ``alpha * old + (1 - alpha) * new`` with ``alpha = exp(lse_old) / (exp(lse_old) +
-    exp(lse_new))`` (LaMemo, equation 6), in a form that cannot overflow. No gradient reaches ``carried``.
+    exp(lse_new))`` (LaMemo, equation 6), in a form that cannot overflow. No gradient reaches ``previous_attention``.
 
     Args:
-        scores: [B, H, N, keys], scaled; hidden keys hold ``-inf``. Without ``carried`` each row needs a
+        scores: [B, H, N, keys], scaled; hidden keys hold ``-inf``. Without ``previous_attention`` each row needs a
             visible key.
         values: [B, H, keys, d].
-        carried: outputs [B, H, N, d] and log-sum-exps [B, H, N] of earlier keys.
-        dropout: probability with which a weight is dropped; the weight of ``carried`` never is.
-        want_lse: return the log-sum-exp over all keys, those behind ``carried`` included.
+        previous_attention: outputs [B, H, N, d] and log-sum-exps [B, H, N] of earlier keys.
+        dropout: probability with which a weight is dropped; the weight of ``previous_attention`` never is.
+        want_lse: return the log-sum-exp over all keys, those behind ``previous_attention`` included.
     """
     wide = softmax_dtype(scores.dtype)
-    if carried is not None:
-        scores = torch.cat([carried.lse.unsqueeze(-1).to(wide), scores.to(wide)], dim=-1)
+    if previous_attention is not None:
+        scores = torch.cat([previous_attention.lse.unsqueeze(-1).to(wide), scores.to(wide)], dim=-1)
     weights = F.softmax(scores, dim=-1, dtype=wide)
     lse = None
     if want_lse:
         # The largest weight gives log-sum-exp without a second pass of exponentials: p = exp(s - lse).
         lse = scores.detach().amax(-1).to(wide) - weights.detach().amax(-1).log()
-    if carried is None:
+    if previous_attention is None:
         return Attended(mix(weights, values, dropout), lse, weights, None)
     alpha, weights = weights[..., 0], weights[..., 1:]
-    held = alpha.unsqueeze(-1).to(values.dtype) * carried.output
+    held = alpha.unsqueeze(-1).to(values.dtype) * previous_attention.output
     return Attended(mix(weights, values, dropout) + held, lse, weights, alpha)
 
 

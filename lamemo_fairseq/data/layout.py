@@ -60,7 +60,7 @@ class Layout:
     Attributes:
         total: tokens in the text.
         rows: rows over all ranks; each holds ceil(total / rows) tokens, the last ones what is left.
-        cuts: where segments end, in tokens from a row's beginning, 0 first.
+        boundaries: where segments end, in tokens from a row's beginning, 0 first.
         context: tokens before a segment that it reads once more, without scoring them (``--context-window``).
         warmup: tokens before a row's own that it reads first, without scoring them.
         offset: rotation of the text (``--random-offset``).
@@ -68,7 +68,7 @@ class Layout:
 
     total: int
     rows: int
-    cuts: Sequence[int]
+    boundaries: Sequence[int]
     context: int = 0
     warmup: int = 0
     offset: int = 0
@@ -78,8 +78,8 @@ class Layout:
         """Segments of ``tokens`` new tokens each; a warm-up ends with a segment, so that the memory is full then."""
         longest = Layout(total, rows, (0,), context, warmup, offset).longest
         first = warmup % tokens if rows > 1 else 0
-        cuts = (0, *range(first or tokens, longest + tokens, tokens))
-        return Layout(total, rows, cuts, context, warmup, offset)
+        boundaries = (0, *range(first or tokens, longest + tokens, tokens))
+        return Layout(total, rows, boundaries, context, warmup, offset)
 
     @property
     def share(self) -> int:
@@ -106,21 +106,21 @@ class Layout:
     @property
     def segments(self) -> int:
         """Segments in a row."""
-        return len(self.cuts) - 1
+        return len(self.boundaries) - 1
 
     def start(self, segment: int) -> int:
         """First token that ``segment`` reads, context included, from its row's beginning."""
-        return max(0, self.cuts[segment] - self.context)
+        return max(0, self.boundaries[segment] - self.context)
 
     def again(self, segment: int) -> int:
         """Tokens that ``segment`` reads as context: they were read before."""
-        return self.cuts[segment] - self.start(segment)
+        return self.boundaries[segment] - self.start(segment)
 
     def columns(self, segment: int) -> int:
         """Tokens that ``segment`` reads: as many on every rank, rows that ended are padded."""
-        return min(self.cuts[segment + 1], self.longest) - self.start(segment)
+        return min(self.boundaries[segment + 1], self.longest) - self.start(segment)
 
-    def advance(self, segment: int) -> int:
+    def tokens_to_memory(self, segment: int) -> int:
         """Tokens of ``segment`` that enter the memory: those that do not come again as context."""
         if segment + 1 == self.segments:
             return self.columns(segment)
@@ -164,7 +164,7 @@ class Segments(FairseqDataset):
         segment, row = divmod(index, layout.rows)
         begin, (scored, end) = layout.begin(row), layout.scored(row)
         first = min(begin + layout.start(segment), end)
-        last = min(begin + layout.cuts[segment + 1], end)
+        last = min(begin + layout.boundaries[segment + 1], end)
         # Both sides come from one piece of text that begins a token early, unless nothing is before it.
         early = 1 if first + layout.offset > 0 else 0
         piece = self.span(first - early, last)
@@ -174,7 +174,7 @@ class Segments(FairseqDataset):
         beginning = (layout.total - layout.offset) % layout.total  # where the text itself begins
         if first <= beginning < last:
             source[beginning - first] = self.eos
-        unscored = max(scored, begin + layout.cuts[segment]) - first
+        unscored = max(scored, begin + layout.boundaries[segment]) - first
         item: Dict[str, Any] = {
             "id": index,
             "segment": segment,
@@ -230,7 +230,7 @@ def collate(samples: List[Dict[str, Any]], layout: Layout, pad: int, name: str) 
         "src_tokens": rows("source", pad),
         "src_lengths": torch.tensor([len(sample["source"]) for sample in samples]),
         "segment": segment,
-        "advance": layout.advance(segment),
+        "tokens_to_memory": layout.tokens_to_memory(segment),
     }
     if "documents" in samples[0]:
         net_input["documents"] = rows("documents", NO_DOCUMENT)

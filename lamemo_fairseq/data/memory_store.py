@@ -15,14 +15,14 @@ from ..core.memory import MemoryState
 logger = logging.getLogger(__name__)
 
 
-class Kept(NamedTuple):
+class CommittedState(NamedTuple):
     """A state, and the number of the segment that follows what it has read."""
 
     following: int
     state: MemoryState
 
 
-class Stream:
+class MemoryStore:
     """The memory of one stream set, from segment to segment.
 
     Each state is kept with the number of the segment that may continue it. Any other number, or another number
@@ -36,20 +36,20 @@ class Stream:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.kept: Dict[Any, Kept] = {}
-        self.pending: Dict[Any, Kept] = {}
+        self.committed: Dict[Any, CommittedState] = {}
+        self.pending: Dict[Any, CommittedState] = {}
         self.in_update = False
         #: what a resumed run must do before this stream is read on
         self.resumption: Optional[Any] = None
         #: what the last segment saw: per layer that looked ahead, the weights [B, H, M] of what it held before
         self.alphas: Iterable[Tensor] = ()
 
-    def recall(self, reader: Any, segment: int, streams: int) -> Optional[MemoryState]:
+    def recall(self, decoder: Any, segment: int, streams: int) -> Optional[MemoryState]:
         """The state that ``segment`` continues, or None where it starts with an empty memory."""
         if segment == 0:
-            self.kept.pop(reader, None)  # of another pass over the text
+            self.committed.pop(decoder, None)  # of another pass over the text
             return None
-        last = self.pending.get(reader, self.kept.get(reader))
+        last = self.pending.get(decoder, self.committed.get(decoder))
         if last is None or last.state.streams not in (0, streams):
             return None
         dropped = segment - last.following
@@ -59,9 +59,9 @@ class Stream:
             logger.info("%s: segment %d continues the memory from before %d dropped", self.name, segment, dropped)
         return last.state
 
-    def keep(self, reader: Any, segment: int, state: MemoryState) -> None:
+    def keep(self, decoder: Any, segment: int, state: MemoryState) -> None:
         """What ``segment`` left behind. Within an update it waits for :meth:`commit`."""
-        (self.pending if self.in_update else self.kept)[reader] = Kept(segment + 1, state)
+        (self.pending if self.in_update else self.committed)[decoder] = CommittedState(segment + 1, state)
 
     def begin_update(self) -> None:
         """An update begins; what an unfinished one left is dropped."""
@@ -70,21 +70,25 @@ class Stream:
 
     def commit(self) -> None:
         """The update was made: what its segments left is kept, unless it would poison all that follows."""
-        for reader, kept in self.pending.items():
-            if kept.state.is_finite():
-                self.kept[reader] = kept
+        for decoder, committed in self.pending.items():
+            if committed.state.is_finite():
+                self.committed[decoder] = committed
             else:
-                logger.warning("%s: the memory after segment %d is not finite: dropped", self.name, kept.following - 1)
+                logger.warning(
+                    "%s: the memory after segment %d is not finite: dropped", self.name, committed.following - 1
+                )
         self.pending.clear()
         self.in_update = False
 
     def bytes_held(self) -> int:
         """Size of the memory that is held now, of all readers."""
-        latest = {**self.kept, **self.pending}
-        return sum(t.numel() * t.element_size() for kept in latest.values() for t in kept.state.tensors.values())
+        latest = {**self.committed, **self.pending}
+        return sum(
+            t.numel() * t.element_size() for committed in latest.values() for t in committed.state.tensors.values()
+        )
 
 
-def attach(batch: Dict[str, Any], stream: Stream) -> Dict[str, Any]:
+def attach(batch: Dict[str, Any], stream: MemoryStore) -> Dict[str, Any]:
     """The batch with the memory that it continues."""
     if not batch:
         return batch

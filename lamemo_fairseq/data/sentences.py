@@ -57,7 +57,7 @@ class Sentences(FairseqDataset):
         group, layout = self.groups[number], self.layouts[number]
         segment, row = divmod(index - int(self.firsts[number]), len(group))
         line = Line(self.text.name, self.text[group[row]])
-        own = Layout(len(line.tokens), 1, layout.cuts, layout.context)
+        own = Layout(len(line.tokens), 1, layout.boundaries, layout.context)
         return {**Segments(line, own, self.pad, self.eos)[segment], "id": int(group[row]), "group": number}
 
     def collater(self, samples: List[Dict[str, Any]]) -> Dict[str, Any]:

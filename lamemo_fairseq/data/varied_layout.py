@@ -18,9 +18,9 @@ def varied(total: int, rows: int, tokens: int, seed: int, epoch: int, offset: in
     """
     generator = np.random.default_rng([seed, epoch])
     longest = Layout(total, rows, (0,), offset=offset).longest
-    cuts = [0]
-    while cuts[-1] < longest:
+    boundaries = [0]
+    while boundaries[-1] < longest:
         centre = tokens if generator.random() >= HALF else tokens / 2
         length = int(generator.normal(centre, DEVIATION))
-        cuts.append(cuts[-1] + min(max(SHORTEST, length), tokens + round(3 * DEVIATION)))
-    return Layout(total, rows, cuts, offset=offset)
+        boundaries.append(boundaries[-1] + min(max(SHORTEST, length), tokens + round(3 * DEVIATION)))
+    return Layout(total, rows, boundaries, offset=offset)

@@ -5,12 +5,12 @@ import logging
 import torch
 from torch import distributed
 
-from .scoring import Score, Tally
+from .scoring import LossAccumulator, Score
 
 logger = logging.getLogger(__name__)
 
 
-def conclude(tally: Tally, split: str, total: int, shard: int, shards: int) -> None:
+def conclude(tally: LossAccumulator, split: str, total: int, shard: int, shards: int) -> None:
     """Adds up the scores of all ranks, checks them, and has rank 0 tell the result.
 
     Args:

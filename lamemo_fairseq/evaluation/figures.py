@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.probe import Probe
-from .scoring import Tally
+from .scoring import LossAccumulator
 
 # Where everybody's debug messages were turned on, matplotlib's fonts alone would fill pages.
 logging.getLogger("matplotlib").setLevel(logging.WARNING)
@@ -25,7 +25,7 @@ TABLE, RECORD = "results.csv", "results.json"
 Result = Dict[str, Any]
 
 
-def measures(tally: Tally) -> Result:
+def measures(tally: LossAccumulator) -> Result:
     """What an evaluation found."""
     score = tally.score
     words: Result = {"words": None, "word_perplexity": None}

@@ -27,7 +27,7 @@ from ..plugin.config import BREAK_MODES, MEMORY_RESETS, MemoryLanguageModelingCo
 from ..plugin.error_reporting import install
 from ..plugin.task import MemoryLanguageModelingTask
 from . import figures as report
-from .scoring import Tally, score_batches
+from .scoring import LossAccumulator, score_batches
 
 #: largest distance at which attention is looked at
 REACH = 4096
@@ -169,7 +169,7 @@ def evaluate(cell: Cell, args: argparse.Namespace, title: str) -> Dict[str, Any]
     text = task.dataset(args.gen_subset)
     protocol = task.protocol(cell.context, args.batch_size)
 
-    def finish(tally: Tally) -> None:
+    def finish(tally: LossAccumulator) -> None:
         tally.score.targets = text.total
         tally.score.check()
 

@@ -9,13 +9,13 @@ from ..core.documents import Documents, Separator
 from ..core.errors import UsageError
 from ..data.iterator import OrderedBatches
 from ..data.layout import Layout, Segments, Text
-from ..data.memory_store import Stream, attach
+from ..data.memory_store import MemoryStore, attach
 from ..data.sentences import Sentences
-from .scoring import Accounted, Spelling, Tally
+from .scoring import LossAccumulator, ScoredBatches, Spelling
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationPlan:
     """How a split is cut up.
 
     Attributes:
@@ -71,23 +71,23 @@ class Protocol:
         self,
         text: Text,
         dictionary: Dictionary,
-        finish: Callable[[Tally], None],
+        finish: Callable[[LossAccumulator], None],
         workers: int = 0,
-    ) -> Accounted:
+    ) -> ScoredBatches:
         """The split in batches, each with the memory that it continues, accounted for as they are read."""
         self.check()
         segments = self.cut(text, dictionary)
         ordered = OrderedBatches(segments, self.rows, self.shards, self.shard, workers)
         loader = ordered.next_epoch_itr(shuffle=False)
         targets = segments.targets(self.shard, self.shards)
-        tally = Tally(Spelling.of(dictionary), dictionary.pad(), self.memory, targets, self.tokens)
-        return Accounted(Attached(loader, Stream(text.name)), tally, lambda: finish(tally))
+        tally = LossAccumulator(Spelling.of(dictionary), dictionary.pad(), self.memory, targets, self.tokens)
+        return ScoredBatches(Attached(loader, MemoryStore(text.name)), tally, lambda: finish(tally))
 
 
 class Attached:
     """Batches with the stream that they continue."""
 
-    def __init__(self, batches: Any, stream: Stream) -> None:
+    def __init__(self, batches: Any, stream: MemoryStore) -> None:
         self.batches, self.stream = batches, stream
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """What a split scores: each target's loss, added up once. The only place where evaluation counts.
 
-A :class:`Tally` travels with the batches, notes the probabilities that a model gives their targets, and ends as a
-:class:`Score`. ``fairseq-eval-lm`` and ``python -m lamemo_fairseq.evaluate`` both go this way.
+A :class:`LossAccumulator` travels with the batches, notes the probabilities that a model gives their targets, and ends
+as a :class:`Score`. ``fairseq-eval-lm`` and ``python -m lamemo_fairseq.evaluate`` both go this way.
 """
 
 import math
@@ -143,7 +143,7 @@ def exponential(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
 
 
-class Tally:
+class LossAccumulator:
     """The running account of one evaluation.
 
     Args:
@@ -171,7 +171,7 @@ class Tally:
         self.noted.append(answers.flatten())
         self.is_log = is_log
 
-    def settle(self, batch: Dict[str, Any]) -> Tensor:
+    def add_batch(self, batch: Dict[str, Any]) -> Tensor:
         """Takes a batch into account that all models have read; its losses [B, N], 0 where nothing is scored."""
         target = batch["target"]
         noted = torch.cat(self.noted).double().cpu()  # the models' answers, one behind the other
@@ -201,7 +201,7 @@ class Tally:
         self.positions[1, :new] += scored[:, again:].sum(0)
 
 
-class Accounted:
+class ScoredBatches:
     """Batches that are accounted for as they are read; ``finish`` is called behind the last.
 
     Args:
@@ -210,7 +210,7 @@ class Accounted:
         finish: called once, when all were read.
     """
 
-    def __init__(self, batches: Any, tally: Tally, finish: Any) -> None:
+    def __init__(self, batches: Any, tally: LossAccumulator, finish: Any) -> None:
         self.batches, self.tally, self.finish, self.n = batches, tally, finish, 0
 
     def __len__(self) -> int:
@@ -222,14 +222,14 @@ class Accounted:
             if not batch:
                 continue
             yield {**batch, "tally": self.tally}
-            self.tally.settle(batch)
+            self.tally.add_batch(batch)
         self.finish()
 
 
 def score_batches(
     model: Any, batches: Iterable[Dict[str, Any]], device: torch.device, probe: Optional[Probe] = None
 ) -> None:
-    """Has ``model`` read what :class:`Accounted` gives, looked at by ``probe``; the tally then holds the score."""
+    """Has ``model`` read what :class:`ScoredBatches` gives, looked at by ``probe``; the tally then holds the score."""
     with torch.inference_mode():
         for batch in batches:
             batch = utils.apply_to_sample(lambda tensor: tensor.to(device), batch)

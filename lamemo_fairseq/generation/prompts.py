@@ -134,7 +134,7 @@ class History:
         device = next(decoder.parameters()).device
         while number < segment:
             opened = decoder.open(1, state)
-            for _ in decoder.read_on(self.source(number).to(device).unsqueeze(0), opened):
+            for _ in decoder.decode_tokens(self.source(number).to(device).unsqueeze(0), opened):
                 pass
             opened.close(decoder.memory)
             number, state = number + 1, opened.state
@@ -207,7 +207,7 @@ def alike(states: List[List[MemoryState]]) -> List[List[int]]:
 
     def shapes(state: MemoryState) -> Any:
         kept = (state.documents is None, state.last is None)  # before the first token nothing was read
-        return state.length, state.added, kept, tuple(tensor.shape for tensor in state.tensors.values())
+        return state.length, state.last_written, kept, tuple(tensor.shape for tensor in state.tensors.values())
 
     groups: Dict[Any, List[int]] = {}
     for row, each in enumerate(states):

@@ -16,7 +16,7 @@ from fairseq.data import Dictionary
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
-from ..core.decoding import OpenSegment, is_identity
+from ..core.decoding import DecodingSegment, is_identity
 from ..core.memory import MemoryState
 
 NEVER = -math.inf
@@ -73,7 +73,7 @@ class Session:
         scores: [B, P] log-probabilities of the prompts' own tokens; by prompt, not by row.
     """
 
-    def __init__(self, prompts: Prompts, opened: List[OpenSegment], ends: Tensor) -> None:
+    def __init__(self, prompts: Prompts, opened: List[DecodingSegment], ends: Tensor) -> None:
         self.opened, self.tokens, self.lengths, self.ends = opened, prompts.tokens, prompts.lengths, ends
         self.given, self.longest = int(prompts.lengths.min()), int(prompts.lengths.max())
         self.soonest = int(ends.min())
@@ -131,7 +131,7 @@ class PromptedEnsemble(EnsembleModel):
         ]
         session = Session(prompts, opened, ends)
         read = torch.cat([prompts.start.unsqueeze(1), prompts.tokens[:, : session.given]], dim=1)  # [B, given + 1]
-        chunks = zip(*[model.decoder.read_on(read, one) for model, one in zip(self.models, opened)])
+        chunks = zip(*[model.decoder.decode_tokens(read, one) for model, one in zip(self.models, opened)])
         done = 0
         for features in chunks:
             log_probs = self.average(features, temperature)  # [B, n, V]
@@ -178,7 +178,7 @@ class PromptedEnsemble(EnsembleModel):
             log_probs, session.next = session.next, torch.empty(0)
         else:
             last = self.text(tokens[:, -1:])
-            features = [next(model.decoder.read_on(last, one)) for model, one in zip(self.models, session.opened)]
+            features = [next(model.decoder.decode_tokens(last, one)) for model, one in zip(self.models, session.opened)]
             log_probs = self.average(features, temperature)[:, -1]
         place = session.given + step
         forced = session.lengths > place

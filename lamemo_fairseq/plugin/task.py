@@ -16,17 +16,17 @@ from ..core.documents import Documents, Separator
 from ..core.errors import UsageError
 from ..data.dictionary import check_same, identify
 from ..data.layout import Layout, Segments, Text, rotation, rows_for
-from ..data.memory_store import Stream, attach
+from ..data.memory_store import MemoryStore, attach
 from ..data.text_dictionary import TextDictionary
 from ..data.varied_layout import varied
 from ..evaluation.eval_lm_report import conclude
-from ..evaluation.plan import Protocol
-from ..evaluation.scoring import Accounted, Tally
+from ..evaluation.plan import EvaluationPlan
+from ..evaluation.scoring import LossAccumulator, ScoredBatches
 from ..generation.prompts import PromptLines, warn_of_other_segments
 from ..training import distributed as gather
 from ..training import metrics as monitor
 from ..training import train_step as updates
-from ..training.out_of_memory import survive
+from ..training.out_of_memory import step_or_zeros_on_oom
 from ..training.resume import StreamIterator
 from .config import MemoryLanguageModelingConfig
 from .criterion import check_criterion
@@ -44,7 +44,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
     def __init__(self, cfg: MemoryLanguageModelingConfig, dictionary: Dictionary, **unused: Any) -> None:
         super().__init__(cfg)
         self.dictionary = dictionary
-        self.streams: Dict[str, Stream] = {}
+        self.streams: Dict[str, MemoryStore] = {}
         self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # by memory kind
         self.memory_length = 0  # tokens that the memory of the models built so far can hold
         self.validating = "valid"  # the subset that is being validated
@@ -70,7 +70,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         """Builds the model, and notes what it needs: a criterion, and warm-up as long as its memory."""
         model = super().build_model(cfg, from_checkpoint)
         self.memory_length = max(self.memory_length, model.memory_length)
-        self.wanted_losses[str(cfg.memory_type)] = model.decoder.memory.trained_apart
+        self.wanted_losses[str(cfg.memory_type)] = model.decoder.memory.auxiliary_loss_names
         return model
 
     def build_criterion(self, cfg: Any, **options: Any) -> Any:
@@ -177,9 +177,9 @@ class MemoryLanguageModelingTask(GenerationHooks):
             not self.cfg.no_save_memory,
         )
 
-    def protocol(self, context: int, rows: int, shards: int = 1, shard: int = 0) -> Protocol:
+    def protocol(self, context: int, rows: int, shards: int = 1, shard: int = 0) -> EvaluationPlan:
         """How a split is read to be scored, ``tokens_per_sample`` new tokens at a time."""
-        return Protocol(
+        return EvaluationPlan(
             tokens=self.cfg.tokens_per_sample,
             context=context,
             rows=rows,
@@ -200,14 +200,14 @@ class MemoryLanguageModelingTask(GenerationHooks):
         num_workers: int = 1,
         context_window: int = 0,
         **unused: Any,
-    ) -> Accounted:
+    ) -> ScoredBatches:
         """Batches for ``fairseq-eval-lm``, each with the memory that it continues; a report follows the last.
 
         fairseq-eval-lm has taken the context window off tokens_per_sample already.
         """
         protocol = self.protocol(context_window, 1 if batch_size is None else batch_size, num_shards, shard_id)
 
-        def finish(tally: Tally) -> None:
+        def finish(tally: LossAccumulator) -> None:
             conclude(tally, dataset.name, dataset.total, shard_id, num_shards)
 
         return protocol.batches(dataset, self.dictionary, finish, num_workers)
@@ -232,7 +232,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         if not ignore_grad:  # the trainer's dummy batch belongs to no stream
             sample = updates.prepare(sample, self.stream(sample["stream"]), model, optimizer)
         step = partial(super().train_step, model=model, criterion=criterion, optimizer=optimizer, update_num=update_num)
-        loss, sample_size, output = survive(partial(step, **extra), sample, optimizer, ignore_grad)
+        loss, sample_size, output = step_or_zeros_on_oom(partial(step, **extra), sample, optimizer, ignore_grad)
         return loss, sample_size, {**output, **monitor.observe(self.stream(sample["stream"]), loss.device)}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
@@ -248,10 +248,10 @@ class MemoryLanguageModelingTask(GenerationHooks):
         self.validating = sample["stream"]
         return super().valid_step(sample, model, criterion)
 
-    def stream(self, name: str) -> Stream:
+    def stream(self, name: str) -> MemoryStore:
         """The stream set of a split."""
         if name not in self.streams:
-            self.streams[name] = Stream(name)
+            self.streams[name] = MemoryStore(name)
         return self.streams[name]
 
     def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..core.memory import MemoryState
-from ..data.memory_store import Kept
+from ..data.memory_store import CommittedState
 
 
 def ranks() -> int:
@@ -24,7 +24,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def from_all(value: Any) -> List[Any]:
+def all_gather_object(value: Any) -> List[Any]:
     """The ``value`` of every rank, in order, on every rank. For small things: each goes to each."""
     if not dist.is_initialized():
         return [value]
@@ -48,24 +48,26 @@ def describe(state: MemoryState) -> List[Tuple[str, List[int], str]]:
     return [(name, list(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()]
 
 
-def memory_to_first(kept: Optional[Kept]) -> Optional[Dict[str, Any]]:
+def gather_memory_to_rank0(committed: Optional[CommittedState]) -> Optional[Dict[str, Any]]:
     """The memory of all ranks' streams as one, ready for a checkpoint; None on all ranks but the first.
 
     None there as well where ranks hold memories of different length, as after a lack of memory on one of them.
     Goes tensor by tensor, so that no device holds more than one tensor of all ranks at once.
     """
-    facts = None if kept is None else (describe(kept.state), kept.state.length, kept.state.added)
-    everyones = from_all((facts, 0 if kept is None else kept.following))
-    if kept is None or any(other != facts for other, _ in everyones):
+    facts = (
+        None if committed is None else (describe(committed.state), committed.state.length, committed.state.last_written)
+    )
+    everyones = all_gather_object((facts, 0 if committed is None else committed.following))
+    if committed is None or any(other != facts for other, _ in everyones):
         return None
-    whole = {name: rows_to_first(tensor) for name, tensor in kept.state.tensors.items()}
-    documents = None if kept.state.documents is None else rows_to_first(kept.state.documents)
+    whole = {name: rows_to_first(tensor) for name, tensor in committed.state.tensors.items()}
+    documents = None if committed.state.documents is None else rows_to_first(committed.state.documents)
     if rank() > 0:
         return None
     return {
         "following": min(following for _, following in everyones),  # where one rank dropped an update, it lags
         "tensors": whole,
-        "length": kept.state.length,
-        "added": kept.state.added,
+        "length": committed.state.length,
+        "added": committed.state.last_written,
         "documents": documents,
     }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.memory import Memory
-from ..data.memory_store import Stream
+from ..data.memory_store import MemoryStore
 
 MIB = 2**20
 
@@ -26,7 +26,7 @@ COLUMNS = (
 )
 
 
-def observe(stream: Stream, device: torch.device) -> Dict[str, Any]:
+def observe(stream: MemoryStore, device: torch.device) -> Dict[str, Any]:
     """What one micro-batch adds to its logging output: the same keys on all ranks."""
     alphas = [alpha for alpha in stream.alphas if alpha.numel() > 0]
     total: Any = torch.stack([alpha.sum() for alpha in alphas]).sum() if alphas else torch.zeros((), device=device)
@@ -81,16 +81,16 @@ def full_bytes(memory: Memory, streams: int, like: Tensor) -> int:
     return streams * sum(torch.Size(size).numel() * width for size, width in zip(sizes, widths))
 
 
-def check_room(reader: Any, tokens: Tensor) -> None:
+def check_room(decoder: Any, tokens: Tensor) -> None:
     """Raises ``UsageError`` where the memory of streams ``tokens`` [B, N], once full, would not fit beside itself.
 
     Beside itself: a segment's new memory is made while the old one is still held.
     """
-    held = full_bytes(reader.memory, tokens.size(0), next(reader.layers.parameters()))
+    held = full_bytes(decoder.memory, tokens.size(0), next(decoder.layers.parameters()))
     free = free_bytes(tokens.device)
     if 2 * held > free:
         raise UsageError(
-            f"--mem-len {reader.memory.mem_len} with {tokens.size(0)} streams per rank (--batch-size) holds "
+            f"--mem-len {decoder.memory.mem_len} with {tokens.size(0)} streams per rank (--batch-size) holds "
             f"{held / 2**30:.1f} GiB of memory, twice while it is renewed, and {free / 2**30:.1f} GiB are free on "
             f"{tokens.device}: lower one of them"
         )

@@ -17,7 +17,9 @@ logger = logging.getLogger(__name__)
 Stepped = Tuple[Tensor, Any, Dict[str, Any]]  # loss, sample size, logging output
 
 
-def survive(step: Callable[..., Stepped], sample: Dict[str, Any], optimizer: Any, ignore_grad: bool) -> Stepped:
+def step_or_zeros_on_oom(
+    step: Callable[..., Stepped], sample: Dict[str, Any], optimizer: Any, ignore_grad: bool
+) -> Stepped:
     """Makes ``step`` with ``sample``; where memory runs out among several ranks, a step that counts nothing.
 
     What this rank had gathered in earlier micro-batches of the update is lost with it, as fairseq has it too.

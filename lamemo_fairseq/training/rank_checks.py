@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from ..core.errors import UsageError
 from ..data.layout import Text
-from .distributed import from_all
+from .distributed import all_gather_object
 
 #: groups of flags that must agree; elsewhere ranks may differ (a log file, a device)
 GROUPS = ("common", "dataset", "optimization", "model", "task", "criterion", "optimizer", "lr_scheduler", "ema")
@@ -56,7 +56,7 @@ def check_texts(trainer: Any) -> None:
 
 def compare(own: Dict[str, str]) -> None:
     """Compares ``own`` facts, by name, with those of all ranks."""
-    everyones = from_all(own)
+    everyones = all_gather_object(own)
     first = everyones[0]
     for rank, other in enumerate(everyones):
         for name in sorted(first.keys() | other.keys()):

@@ -18,8 +18,8 @@ from fairseq.optim import AMPOptimizer
 from ..core.memory import MemoryState
 from ..data.iterator import OrderedBatches
 from ..data.layout import Layout, Segments
-from ..data.memory_store import Kept, Stream
-from .distributed import memory_to_first, rank
+from ..data.memory_store import CommittedState, MemoryStore
+from .distributed import gather_memory_to_rank0, rank
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class StreamIterator(OrderedBatches):
         shard_id: int,
         num_workers: int,
         epoch: int,
-        stream: Stream,
+        stream: MemoryStore,
         save_memory: bool,
     ) -> None:
         super().__init__(segments, rows, num_shards, shard_id, num_workers, epoch)
@@ -53,11 +53,11 @@ class StreamIterator(OrderedBatches):
         self.gathered = None
         if not self.save_memory or self.end_of_epoch():
             return
-        assert len(self.stream.kept) <= 1, "only the model that is trained reads the training text"
-        reader, kept = next(iter(self.stream.kept.items()), (None, None))
-        memory = memory_to_first(kept)
-        if memory is not None and reader is not None:
-            self.gathered = {**memory, "made_with": reader.memory.made_with}
+        assert len(self.stream.committed) <= 1, "only the model that is trained reads the training text"
+        decoder, committed = next(iter(self.stream.committed.items()), (None, None))
+        memory = gather_memory_to_rank0(committed)
+        if memory is not None and decoder is not None:
+            self.gathered = {**memory, "made_with": decoder.memory.made_with}
         elif rank() == 0:
             logger.warning("the ranks' memories differ in length, so this checkpoint holds none")
 
@@ -65,7 +65,10 @@ class StreamIterator(OrderedBatches):
         """Position and memory, of tensors and plain numbers only."""
         state = super().state_dict()
         layout = self.dataset.layout
-        state["streams"] = {**describe(layout, self.num_shards), "read": layout.cuts[state["iterations_in_epoch"]]}
+        state["streams"] = {
+            **describe(layout, self.num_shards),
+            "read": layout.boundaries[state["iterations_in_epoch"]],
+        }
         state["streams"]["memory"] = self.gathered
         return state
 
@@ -77,9 +80,9 @@ class StreamIterator(OrderedBatches):
 
     def batches_before(self, segment: int, tokens: int) -> List[Dict[str, Any]]:
         """This rank's batches before ``segment``, as many as hold ``tokens`` tokens of each row."""
-        cuts = self.dataset.layout.cuts
+        boundaries = self.dataset.layout.boundaries
         first = segment
-        while first > 0 and cuts[segment] - cuts[first] < tokens:
+        while first > 0 and boundaries[segment] - boundaries[first] < tokens:
             first -= 1
         numbers = range(first * self.num_shards + self.shard_id, segment * self.num_shards, self.num_shards)
         return [self.collate_fn([self.dataset[item] for item in self.frozen_batches[number]]) for number in numbers]
@@ -87,8 +90,8 @@ class StreamIterator(OrderedBatches):
 
 def describe(layout: Layout, ranks: int) -> Dict[str, Any]:
     """What must be the same for a memory to fit a position."""
-    cuts = hashlib.sha256(np.asarray(layout.cuts, dtype=np.int64).tobytes()).hexdigest()
-    return {"total": layout.total, "rows": layout.rows, "offset": layout.offset, "cuts": cuts, "ranks": ranks}
+    boundaries = hashlib.sha256(np.asarray(layout.boundaries, dtype=np.int64).tobytes()).hexdigest()
+    return {"total": layout.total, "rows": layout.rows, "offset": layout.offset, "cuts": boundaries, "ranks": ranks}
 
 
 def differences(saved: Dict[str, Any], now: Dict[str, Any]) -> List[str]:
@@ -114,7 +117,7 @@ def same_place(saved: Dict[str, Any], layout: Layout) -> int:
     """The segment that holds the place at which a checkpoint was written, in another layout."""
     read = saved["rows"] * saved["read"] / saved["total"]  # the part of the epoch that was read
     place = read * layout.total / layout.rows
-    return min(int(np.searchsorted(layout.cuts, place, side="right")) - 1, layout.segments - 1)
+    return min(int(np.searchsorted(layout.boundaries, place, side="right")) - 1, layout.segments - 1)
 
 
 @dataclass
@@ -152,10 +155,10 @@ class Resumption:
             logger.info("resume: the same streams, on %d ranks (was %d)", iterator.num_shards, saved["ranks"])
         return Resumption(was, was, iterator, saved["memory"], changes)
 
-    def finish(self, stream: Stream, model: Any, optimizer: Any) -> None:
+    def finish(self, stream: MemoryStore, model: Any, optimizer: Any) -> None:
         """Fills the memory of ``stream`` for ``model``: as saved, or by reading the segments before once more."""
-        reader = model.decoder
-        made_with = reader.memory.made_with
+        decoder = model.decoder
+        made_with = decoder.memory.made_with
         if self.memory is not None and self.memory["made_with"] != made_with:
             saved = self.memory["made_with"]
             changed = [name for name in made_with if saved.get(name) != made_with[name]]
@@ -165,13 +168,13 @@ class Resumption:
             f"resume: epoch {self.iterator.epoch}, segment {self.segment} of {self.iterator.dataset.layout.segments}"
         )
         if self.memory is not None:
-            stream.kept[reader] = self.own_rows(self.memory)
+            stream.committed[decoder] = self.own_rows(self.memory)
             logger.info("%s, with the memory as it was saved", where)
             return
         if self.segment == 0 and not self.changes:
             logger.info("%s, the beginning: no memory is needed", where)
             return
-        batches = self.iterator.batches_before(self.segment, reader.memory.span)
+        batches = self.iterator.batches_before(self.segment, decoder.memory.span)
         logger.warning(
             "%s (was %d): %s. Memory is refilled by replaying %d segments: close to what it was, not exactly",
             where,
@@ -186,8 +189,10 @@ class Resumption:
                 batch = utils.apply_to_sample(lambda tensor: tensor.to(device), batch)
                 model(**batch["net_input"], stream=stream)
 
-    def own_rows(self, memory: Dict[str, Any]) -> Kept:
+    def own_rows(self, memory: Dict[str, Any]) -> CommittedState:
         """This rank's part of the memory of all ranks."""
         first = self.iterator.shard_id * self.iterator.rows
         whole = MemoryState(memory["tensors"], memory["length"], memory["added"], memory["documents"])
-        return Kept(memory["following"], whole.map(lambda rows: rows[first : first + self.iterator.rows].clone()))
+        return CommittedState(
+            memory["following"], whole.map(lambda rows: rows[first : first + self.iterator.rows].clone())
+        )

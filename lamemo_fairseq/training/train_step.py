@@ -4,13 +4,13 @@ from typing import Any, Callable, Dict
 
 from fairseq.optim import AMPOptimizer
 
-from ..data.memory_store import Stream, attach
+from ..data.memory_store import MemoryStore, attach
 from .metrics import check_room
 
 
-def prepare(sample: Dict[str, Any], stream: Stream, model: Any, optimizer: Any) -> Dict[str, Any]:
+def prepare(sample: Dict[str, Any], stream: MemoryStore, model: Any, optimizer: Any) -> Dict[str, Any]:
     """A micro-batch with its stream, which is ready to be read on."""
-    if not stream.kept and not stream.pending:
+    if not stream.committed and not stream.pending:
         check_room(model.decoder, sample["target"])
     if stream.resumption is not None:
         stream.resumption.finish(stream, model, optimizer)

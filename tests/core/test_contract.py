@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.core.memory import MemoryState
-from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.data.memory_store import MemoryStore
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
@@ -23,7 +23,7 @@ every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
 
 def continue_from(decoder, state: MemoryState, tokens: Tensor) -> Tensor:
     """Scores of segments that continue ``state``."""
-    stream, outputs = Stream("test"), []
+    stream, outputs = MemoryStore("test"), []
     stream.keep(decoder, 0, state)
     for k, piece in enumerate(pieces(tokens), start=1):
         outputs.append(decoder(piece, stream=stream, segment=k)[0])
@@ -96,7 +96,7 @@ def test_a_saved_state_is_all_that_is_needed(kind: str) -> None:
     decoder, tokens, following = make(kind).float(), text(2, 20), text(2, 9, seed=1)
     state = state_after(decoder, tokens)
     file = io.BytesIO()
-    torch.save({"tensors": dict(state.tensors), "length": state.length, "added": state.added}, file)
+    torch.save({"tensors": dict(state.tensors), "length": state.length, "last_written": state.last_written}, file)
     file.seek(0)
     loaded = MemoryState(**torch.load(file, weights_only=True))
     assert torch.equal(continue_from(decoder, loaded, following), continue_from(decoder, state, following))
@@ -122,15 +122,15 @@ def test_context_windows(kind: str) -> None:
     decoder, tokens = make(kind), text(2, 30)
     states = []
     for context in (0, 3):
-        stream, start, number = Stream("test"), 0, 0
+        stream, start, number = MemoryStore("test"), 0, 0
         while start + SEGMENT + context <= 30:
             piece = tokens[:, start : start + SEGMENT + context]
-            decoder(piece, stream=stream, segment=number, advance=SEGMENT)
+            decoder(piece, stream=stream, segment=number, tokens_to_memory=SEGMENT)
             start, number = start + SEGMENT, number + 1
             if number == 5:
-                states.append(stream.kept[decoder].state)
+                states.append(stream.committed[decoder].state)
     plain, windows = states
-    assert (plain.length, plain.added) == (windows.length, windows.added)
+    assert (plain.length, plain.last_written) == (windows.length, windows.last_written)
     if decoder.memory.wants_usage(0) or kind == "continuous-sticky":
         assert all(tensor.shape == windows.tensors[name].shape for name, tensor in plain.tensors.items())
         return
@@ -142,12 +142,12 @@ def test_context_windows(kind: str) -> None:
 def test_any_cut_is_remembered_alike(kind: str) -> None:
     """Segments of uneven length run through, stay finite and keep the memory's size bounded."""
     decoder, draw = make(kind), random.Random(7)
-    stream, sizes = Stream("test"), []
+    stream, sizes = MemoryStore("test"), []
     for k in range(60):
         length = draw.randint(1, 9)
-        scores, _ = decoder(text(2, length, k), stream=stream, segment=k, advance=draw.randint(0, length))
+        scores, _ = decoder(text(2, length, k), stream=stream, segment=k, tokens_to_memory=draw.randint(0, length))
         assert torch.isfinite(scores).all()
-        state = stream.kept[decoder].state
+        state = stream.committed[decoder].state
         assert state.is_finite()
         sizes.append(sum(tensor.numel() for tensor in state.tensors.values()))
     assert max(sizes[40:]) <= max(sizes[:40])
@@ -179,7 +179,7 @@ def test_half_precision(kind: str) -> None:
 def test_activation_checkpointing(kind: str) -> None:
     gradients = []
     for checkpointed in (False, True):
-        decoder, stream = make(kind, checkpoint_activations=checkpointed).train(), Stream("test")
+        decoder, stream = make(kind, checkpoint_activations=checkpointed).train(), MemoryStore("test")
         total = torch.zeros((), dtype=torch.float64)
         for k, piece in enumerate(pieces(text(2, 24))):
             scores, extra = decoder(piece, stream=stream, segment=k)

@@ -47,10 +47,10 @@ def test_only_the_first_token_of_a_segment_reads_the_memory_rows() -> None:
 
     decoder, tokens, costs = make("lookahead", mem_len=64), text(1, 64 + 3 * SEGMENT), []
     opened = decoder.open(1)
-    list(decoder.read_on(tokens[:, :64], opened))
+    list(decoder.decode_tokens(tokens[:, :64], opened))
     for column in tokens[:, 64:].split(1, dim=1):
         with FlopCounterMode(display=False) as counter:
-            list(decoder.read_on(column, opened))
+            list(decoder.decode_tokens(column, opened))
         costs.append(counter.get_total_flops())
     for number, cost in enumerate(costs):
         assert (cost > 20 * min(costs)) == (number % SEGMENT == 0)
@@ -74,7 +74,7 @@ def test_far_beyond_the_segment(kind: str, dtype: torch.dtype, device: str) -> N
     opened = decoder.open(2)
     token = torch.full((2, 1), 5, device=device)
     for _ in range(12 * SEGMENT):
-        (features,) = decoder.read_on(token, opened)
+        (features,) = decoder.decode_tokens(token, opened)
         scores = decoder.output_layer(features)
         assert torch.isfinite(scores).all()
         token = scores[:, :, 4:].argmax(-1) + 4

@@ -11,7 +11,7 @@ from fairseq import checkpoint_utils
 from reference_authors import GOLDEN, golden_names
 
 import lamemo_fairseq  # noqa: F401
-from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.data.memory_store import MemoryStore
 from lamemo_fairseq.interop.authors import convert, import_checkpoint, make_dictionary
 
 LOSS = {torch.float64: 5e-5, torch.float32: 2e-4}
@@ -33,7 +33,7 @@ def load(name: str, folder, dtype: torch.dtype):
 @pytest.mark.parametrize("name", golden_names())
 def test_losses_and_gradients(name: str, dtype: torch.dtype, tmp_path) -> None:
     model, tokens, recorded, theirs, ids = load(name, tmp_path, dtype)
-    T, stream, losses = theirs["model_config"]["tgt_len"], Stream("golden"), []
+    T, stream, losses = theirs["model_config"]["tgt_len"], MemoryStore("golden"), []
     segments = recorded["nll"].size(1) // T
     for number in range(segments):
         source, target = (tokens[:, number * T + shift :][:, :T] for shift in (0, 1))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamemo_fairseq.core.memory import compressive, continuous
-from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.data.memory_store import MemoryStore
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 few = settings(max_examples=10, deadline=None)
@@ -45,11 +45,11 @@ def test_compression_functions(rate: int, groups: int, seed: int) -> None:
 
 def compressive_run(kind: str, segments: int):
     """A training decoder after some segments, its last inputs, and the losses of the last segment."""
-    decoder, stream = make(kind).train(), Stream("test")
+    decoder, stream = make(kind).train(), MemoryStore("test")
     for k, piece in enumerate(pieces(text(2, segments * SEGMENT))):
-        state = stream.kept[decoder].state if k else None
+        state = stream.committed[decoder].state if k else None
         _, extra = decoder(piece, stream=stream, segment=k)
-    return decoder, state, stream.kept[decoder].state, extra["losses"]
+    return decoder, state, stream.committed[decoder].state, extra["losses"]
 
 
 @pytest.mark.parametrize("kind", ["compressive", "compressive-dilated", "compressive-pre-norm"])
@@ -89,7 +89,7 @@ def test_the_text_loss_leaves_the_compression_alone_and_training_improves_it() -
     optimizer = torch.optim.Adam(decoder.memory.parameters(), lr=0.02)
     history = []
     for _ in range(15):
-        stream, losses = Stream("test"), []
+        stream, losses = MemoryStore("test"), []
         for k, piece in enumerate(pieces(text(2, 24))):
             scores, extra = decoder(piece, stream=stream, segment=k)
             losses.append(extra["losses"]["reconstruction"])
@@ -115,11 +115,11 @@ def test_compression_by_one_is_a_longer_memory() -> None:
 
 def test_usage_is_the_attention_per_query() -> None:
     """What the most-used rows are chosen by, from the weights of the layer's own attention."""
-    decoder, stream = make("compressive-used", mem_len=8), Stream("test")
+    decoder, stream = make("compressive-used", mem_len=8), MemoryStore("test")
     tokens = text(1, 12)
     for k, piece in enumerate(pieces(tokens)):
         decoder(piece, stream=stream, segment=k)
-    state = stream.kept[decoder].state
+    state = stream.committed[decoder].state
     layer, rows = decoder.layers[0], decoder.embed(tokens, 0)
     plan = decoder.positions.plan(SEGMENT, 8, SEGMENT, rows, looks_ahead=False)
     q = layer.attention.split(layer.attention.q_proj(rows[:, 8:])) * layer.attention.head_dim**-0.5
@@ -276,7 +276,7 @@ def test_the_signal_never_forgets_its_beginning_at_once() -> None:
 @given(entries=st.integers(1, 12), seed=st.integers(0, 1000))
 def test_learned_distances(entries: int, seed: int) -> None:
     """The memory filled, so that distances go beyond a short table."""
-    decoder, stream = make("recurrence-shaw", seed=seed, max_distance=entries), Stream("test")
+    decoder, stream = make("recurrence-shaw", seed=seed, max_distance=entries), MemoryStore("test")
     tokens = text(2, 3 * SEGMENT, seed)
     seen = {}
     attention = decoder.layers[0].attention

@@ -13,7 +13,7 @@ from reference_weights import random_weights
 from torch.utils.flop_counter import FlopCounterMode
 
 from lamemo_fairseq.core import positions
-from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.data.memory_store import MemoryStore
 
 EXACT = 1e-10
 VARIANTS = {
@@ -68,7 +68,7 @@ def test_reference(case) -> None:
     documents = None
     if with_documents:
         documents = (torch.rand(B, total, generator=generator) < 0.15).long().cumsum(1)
-    decoder, stream = build(cfg, weights), Stream("test")
+    decoder, stream = build(cfg, weights), MemoryStore("test")
     state, start = ReferenceState.empty(cfg, B), 0
     old_block, positions.BLOCK = positions.BLOCK, block
     try:
@@ -76,7 +76,7 @@ def test_reference(case) -> None:
             span = slice(start, start + length)
             piece = None if documents is None else documents[:, span]
             expected, state = segment(cfg, weights, state, tokens[:, span], keep=keep, documents=piece)
-            scores, _ = decoder(tokens[:, span], stream=stream, segment=number, advance=keep, documents=piece)
+            scores, _ = decoder(tokens[:, span], stream=stream, segment=number, tokens_to_memory=keep, documents=piece)
             torch.testing.assert_close(scores, expected, rtol=EXACT, atol=EXACT)
             # Squares give each entry of the gradient a weight of its own.
             expected.square().sum().backward()
@@ -91,14 +91,14 @@ def test_reference(case) -> None:
         own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         scale = max(1.0, float(gradients[name].abs().max()))
         torch.testing.assert_close(own / scale, gradients[name] / scale, rtol=EXACT, atol=EXACT, msg=name)
-    compare_states(cfg, stream.kept[decoder].state, state)
+    compare_states(cfg, stream.committed[decoder].state, state)
 
 
 def compare_states(cfg: ReferenceConfig, own, expected: ReferenceState) -> None:
     if cfg.memory == "none":
         assert own.tensors == {}
         return
-    assert own.added == expected.entered and own.length == expected.documents.size(1)
+    assert own.last_written == expected.entered and own.length == expected.documents.size(1)
     if own.documents is not None:
         assert torch.equal(own.documents, expected.documents)
     names = ["embeddings"] if cfg.memory == "lookahead" else [f"layer{n}" for n in range(cfg.layers)]
@@ -117,13 +117,13 @@ def test_single_precision_errs_like_a_plain_softmax(variant: str) -> None:
     weights = random_weights(cfg)
     tokens = torch.randint(cfg.vocab_size, (2, 24), generator=torch.Generator().manual_seed(1))
     wide, narrow = build(cfg, weights), build(cfg, {n: w.float() for n, w in weights.items()})
-    one, other = Stream("wide"), Stream("narrow")
+    one, other = MemoryStore("wide"), MemoryStore("narrow")
     for number in range(4):
         piece = tokens[:, number * 6 : number * 6 + 6]
         exact, _ = wide(piece, stream=one, segment=number)
         rounded, _ = narrow(piece, stream=other, segment=number)
         torch.testing.assert_close(rounded.double(), exact, rtol=2e-5, atol=2e-5)
-        for name, tensor in other.kept[narrow].state.tensors.items():
+        for name, tensor in other.committed[narrow].state.tensors.items():
             assert tensor.dtype == torch.float32, name
 
 
@@ -132,7 +132,7 @@ def test_no_matrix_grows_with_memory_squared() -> None:
 
     def multiplications(mem_len: int) -> int:
         cfg = config("lookahead", mem_len=mem_len)
-        decoder, stream = build(cfg, random_weights(cfg)), Stream("test")
+        decoder, stream = build(cfg, random_weights(cfg)), MemoryStore("test")
         tokens = torch.randint(cfg.vocab_size, (1, 64))
         for number in range(mem_len // 64 + 1):
             decoder(tokens, stream=stream, segment=number)

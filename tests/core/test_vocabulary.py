@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from family import SEGMENT, WORDS, make, pieces, text
 
-from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.data.memory_store import MemoryStore
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 TIED = {"adaptive_input": True, "adaptive_input_factor": 2.0, "tie_adaptive_weights": True}
@@ -78,7 +78,7 @@ def test_full_and_adaptive_embeddings_agree() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype: torch.dtype) -> None:
-    decoder, stream = make("lookahead-adaptive", **TIED).float().train(), Stream("test")
+    decoder, stream = make("lookahead-adaptive", **TIED).float().train(), MemoryStore("test")
     for k, piece in enumerate(pieces(text(2, 12))):
         with torch.autocast("cpu", dtype=dtype):
             log_probs, _ = decoder(piece, stream=stream, segment=k, targets=piece)

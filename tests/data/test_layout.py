@@ -43,7 +43,7 @@ class Cut(NamedTuple):
         return Layout.even(self.total, self.rows * self.shards, self.tokens, self.context, self.warmup)
 
 
-cuts = st.builds(
+boundaries = st.builds(
     Cut,
     st.lists(st.integers(1, 9), min_size=1, max_size=12),
     st.integers(1, 9),
@@ -79,7 +79,7 @@ def check_batch(batch: Dict, layout: Layout, first_source: int) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(cuts)
+@given(boundaries)
 def test_every_target_is_scored_once_whatever_the_cut(cut: Cut) -> None:
     text, layout = Text(Lines(cut.sizes), "test"), cut.layout()
     segments = Segments(text, layout, PAD, EOS)
@@ -109,14 +109,14 @@ def test_every_target_is_scored_once_whatever_the_cut(cut: Cut) -> None:
                     # Warm-up: a row but the first has read as much before its own as was asked for.
                     row_number = shard * cut.rows + row
                     assert begin == max(0, row_number * layout.share - cut.warmup)
-                entered[row] += inputs[: batch["net_input"]["advance"]]
+                entered[row] += inputs[: batch["net_input"]["tokens_to_memory"]]
         assert len(own) == segments.targets(shard, cut.shards)
         found += own
     assert sorted(found) == list(range(FIRST, FIRST + cut.total))
 
 
 @settings(max_examples=300, deadline=None)
-@given(cuts)
+@given(boundaries)
 def test_every_token_of_every_sentence_is_scored_once(cut: Cut) -> None:
     text = Text(Lines(cut.sizes), "test")
     sentences = Sentences(text, cut.rows, cut.tokens, cut.context, PAD, EOS)

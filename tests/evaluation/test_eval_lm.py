@@ -20,7 +20,7 @@ from scoring_helpers import losses, random_text
 
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.dictionary import check_same, identify
-from lamemo_fairseq.evaluation.plan import Protocol
+from lamemo_fairseq.evaluation.plan import EvaluationPlan
 from lamemo_fairseq.evaluation.scoring import Spelling
 from lamemo_fairseq.plugin.config import MemoryLanguageModelingConfig
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel
@@ -190,7 +190,7 @@ def test_overrides_equal_a_model_built_with_them(corpus: Path, checkpoint: Path)
     built = LaMemoLanguageModel.build_model(cfg.model, task)
     built.load_state_dict(weights)
     [trained], _, _ = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], {}, task)
-    text, protocol = random_text(300, 30), Protocol(16, memory=50)
+    text, protocol = random_text(300, 30), EvaluationPlan(16, memory=50)
     found = [losses(model.eval(), text, protocol, task.source_dictionary)[0] for model in (overridden, built, trained)]
     assert torch.equal(found[0], found[1])
     assert (found[0] - found[2]).abs().max() > 1e-4
@@ -200,7 +200,7 @@ def test_what_was_not_scored_is_an_error() -> None:
     cfg = ReferenceConfig(vocab_size=11, layers=1, heads=1, head_dim=4, model_dim=6, ffn_dim=10, mem_len=5)
     model = LaMemoLanguageModel(build(cfg, random_weights(cfg)))
     dictionary = dictionary_of(11)
-    batches = Protocol(4).batches(random_text(30, 11), dictionary, lambda tally: tally.score.check())
+    batches = EvaluationPlan(4).batches(random_text(30, 11), dictionary, lambda tally: tally.score.check())
     batches.batches = list(batches.batches)[:-1]
     with pytest.raises(UsageError, match="28 targets were scored where 30 were to be"), torch.no_grad():
         for batch in batches:

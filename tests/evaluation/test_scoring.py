@@ -15,7 +15,7 @@ from scoring_helpers import ignore, losses, random_text, reference_losses, text_
 
 from lamemo_fairseq.core.probe import BINS, Probe
 from lamemo_fairseq.data.layout import Segments
-from lamemo_fairseq.evaluation.plan import Protocol
+from lamemo_fairseq.evaluation.plan import EvaluationPlan
 from lamemo_fairseq.evaluation.scoring import score_batches
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 
@@ -54,7 +54,7 @@ def test_every_loss_is_the_references(variant, total, rows, tokens, context, war
     cfg = replace(SMALL, **VARIANTS[variant])
     weights, dictionary = random_weights(cfg), dictionary_of(cfg.vocab_size)
     text = random_text(total, cfg.vocab_size)
-    protocol = Protocol(tokens, context, rows, cfg.capacity, warmup)
+    protocol = EvaluationPlan(tokens, context, rows, cfg.capacity, warmup)
     found, tally = losses(model_of(cfg, weights), text, protocol, dictionary)
     expected = reference_losses(cfg, weights, text, protocol, dictionary.eos())
     torch.testing.assert_close(found, expected, **EXACT)
@@ -66,7 +66,7 @@ def test_a_window_without_memory_is_plain_sliding_window_evaluation() -> None:
     cfg = replace(SMALL, memory="none", encoding="transformer-xl")
     weights, dictionary = random_weights(cfg), dictionary_of(cfg.vocab_size)
     text, window, new = random_text(40, cfg.vocab_size), 5, 3
-    found, _ = losses(model_of(cfg, weights), text, Protocol(new, window), dictionary)
+    found, _ = losses(model_of(cfg, weights), text, EvaluationPlan(new, window), dictionary)
     tokens = torch.cat([torch.tensor([dictionary.eos()]), text.span(0, text.total)])
     for first in range(0, text.total, new):
         begin, end = max(0, first - window), min(first + new, text.total)
@@ -79,9 +79,10 @@ def test_shards_together_are_the_whole(variant: str) -> None:
     cfg = replace(SMALL, **VARIANTS[variant])
     dictionary, text = dictionary_of(cfg.vocab_size), random_text(61, cfg.vocab_size)
     model = model_of(cfg, random_weights(cfg))
-    whole, tally = losses(model, text, Protocol(4, 2, rows=6, memory=5), dictionary)
+    whole, tally = losses(model, text, EvaluationPlan(4, 2, rows=6, memory=5), dictionary)
     parts = [
-        losses(model, text, Protocol(4, 2, rows=2, memory=5, shards=3, shard=shard), dictionary) for shard in range(3)
+        losses(model, text, EvaluationPlan(4, 2, rows=2, memory=5, shards=3, shard=shard), dictionary)
+        for shard in range(3)
     ]
     torch.testing.assert_close(torch.cat([part for part, _ in parts]), whole, **EXACT)
     total = sum((one.score for _, one in parts[1:]), parts[0][1].score)
@@ -93,9 +94,9 @@ def test_shards_together_are_the_whole(variant: str) -> None:
 def test_workers_change_nothing_bit_for_bit() -> None:
     dictionary, text = dictionary_of(11), random_text(120, 11)
     model = model_of(SMALL, random_weights(SMALL)).float()
-    one, _ = losses(model, text, Protocol(4, 2, rows=2, memory=5), dictionary)
+    one, _ = losses(model, text, EvaluationPlan(4, 2, rows=2, memory=5), dictionary)
     for workers in (1, 2):
-        other, _ = losses(model, text, Protocol(4, 2, rows=2, memory=5), dictionary, workers)
+        other, _ = losses(model, text, EvaluationPlan(4, 2, rows=2, memory=5), dictionary, workers)
         assert torch.equal(one, other)
 
 
@@ -104,11 +105,11 @@ def test_a_warm_stream_of_one_layer_is_the_stream_from_the_beginning() -> None:
     cfg = replace(SMALL, layers=1, mem_len=8, memory="recurrence", encoding="transformer-xl")
     dictionary, text = dictionary_of(11), random_text(96, 11)
     model = model_of(cfg, random_weights(cfg))
-    alone, _ = losses(model, text, Protocol(4, memory=8), dictionary)
-    warm, tally = losses(model, text, Protocol(4, rows=4, memory=8), dictionary)
+    alone, _ = losses(model, text, EvaluationPlan(4, memory=8), dictionary)
+    warm, tally = losses(model, text, EvaluationPlan(4, rows=4, memory=8), dictionary)
     torch.testing.assert_close(warm, alone, **EXACT)
     assert tally.score.cold == 8 and tally.score.context == 3 * 8
-    cold, tally = losses(model, text, Protocol(4, rows=4, memory=8, warmup=0), dictionary)
+    cold, tally = losses(model, text, EvaluationPlan(4, rows=4, memory=8, warmup=0), dictionary)
     assert (cold - alone).abs().max() > 1e-3
     assert tally.score.cold == 4 * 8 and tally.score.context == 0
 
@@ -121,7 +122,7 @@ def test_a_sentence_scores_as_if_it_were_alone(sizes, rows, tokens, context) -> 
     lines = [torch.randint(2, 11, (size,), generator=generator).tolist() for size in sizes]
     weights = random_weights(SMALL)
     model = model_of(SMALL, weights)
-    batches = Protocol(tokens, context, rows, memory=5, alone=True).batches(text_of(lines), dictionary, ignore)
+    batches = EvaluationPlan(tokens, context, rows, memory=5, alone=True).batches(text_of(lines), dictionary, ignore)
     found: Dict[int, float] = {}
     with torch.no_grad():
         for batch in batches:
@@ -153,7 +154,7 @@ def test_the_protocol_of_truncated_bptt_by_counting_its_tokens(block: int, memor
     counted = theirs.view(blocks, block)[:, :-1]
     # Ours: the same inputs come of a text whose first token stands in the place of </s>.
     rest, first = text_of([tokens[1 : blocks * block + 1].tolist()]), int(tokens[0])
-    protocol = Protocol(block, memory=memory)
+    protocol = EvaluationPlan(block, memory=memory)
     segments = Segments(rest, protocol.cut(rest, dictionary).layout, dictionary.pad(), first)
     batches = protocol.batches(rest, dictionary, ignore)
     batches.batches.batches = [segments.collater([segments[n] for n in items]) for items in segments.batches(1, 1)]
@@ -171,7 +172,7 @@ def test_the_account_is_that_of_fairseqs_scorer(softmax_batch, members: int) -> 
     dictionary, text = dictionary_of(11), random_text(50, 11)
     models = [model_of(SMALL, random_weights(SMALL, seed)) for seed in range(members)]
     scorer = SequenceScorer(dictionary, softmax_batch)
-    batches = Protocol(4, 2, rows=3, memory=5).batches(text, dictionary, ignore)
+    batches = EvaluationPlan(4, 2, rows=3, memory=5).batches(text, dictionary, ignore)
     total = 0.0
     for batch in batches:
         for [hypothesis] in scorer.generate(models, batch):
@@ -182,7 +183,7 @@ def test_the_account_is_that_of_fairseqs_scorer(softmax_batch, members: int) -> 
 
 def test_a_probe_changes_nothing_and_sees_all_attention() -> None:
     dictionary, text = dictionary_of(11), random_text(60, 11)
-    model, protocol = model_of(SMALL, random_weights(SMALL)), Protocol(4, rows=2, memory=5)
+    model, protocol = model_of(SMALL, random_weights(SMALL)), EvaluationPlan(4, rows=2, memory=5)
     scores = []
     probe = Probe(SMALL.layers, reach=20)
     for look in (None, probe):

@@ -11,8 +11,8 @@ from scoring_helpers import ignore, text_of
 
 from lamemo_fairseq.core.network import LaMemoDecoder
 from lamemo_fairseq.data.layout import Text
-from lamemo_fairseq.data.memory_store import Stream
-from lamemo_fairseq.evaluation.plan import Protocol
+from lamemo_fairseq.data.memory_store import MemoryStore
+from lamemo_fairseq.evaluation.plan import EvaluationPlan
 from lamemo_fairseq.evaluation.scoring import score_batches
 from lamemo_fairseq.plugin.config import LaMemoConfig
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel
@@ -37,7 +37,10 @@ def trained(memory_type: str, updates: int = 200) -> Tuple[LaMemoLanguageModel, 
     )
     model = LaMemoLanguageModel(LaMemoDecoder(cfg, dictionary, SEGMENT)).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    segments, stream = Protocol(SEGMENT, rows=16, warmup=0).cut(text_of([ids[:140_000]]), dictionary), Stream("train")
+    segments, stream = (
+        EvaluationPlan(SEGMENT, rows=16, warmup=0).cut(text_of([ids[:140_000]]), dictionary),
+        MemoryStore("train"),
+    )
     for items in segments.batches(16, 1)[:updates]:
         batch = segments.collater([segments[item] for item in items])
         scores, _ = model(**batch["net_input"], stream=stream)
@@ -58,15 +61,15 @@ def trained(memory_type: str, updates: int = 200) -> Tuple[LaMemoLanguageModel, 
 def test_warm_streams_stay_within_a_thousandth(memory_type: str) -> None:
     model, dictionary, text = trained(memory_type)
 
-    def perplexity(protocol: Protocol) -> float:
+    def perplexity(protocol: EvaluationPlan) -> float:
         batches = protocol.batches(text, dictionary, ignore)
         score_batches(model, batches, torch.device("cpu"))
         return batches.tally.score.perplexity
 
-    one = perplexity(Protocol(SEGMENT, memory=MEMORY))
+    one = perplexity(EvaluationPlan(SEGMENT, memory=MEMORY))
     assert one < 14, "the model has learnt something"
     for rows in (2, 4, 16):
-        assert perplexity(Protocol(SEGMENT, rows=rows, memory=MEMORY)) == pytest.approx(one, rel=1e-3)
+        assert perplexity(EvaluationPlan(SEGMENT, rows=rows, memory=MEMORY)) == pytest.approx(one, rel=1e-3)
     # Without a warm-up, streams of so few tokens start so cold that it shows.
-    assert perplexity(Protocol(SEGMENT, rows=64, memory=MEMORY, warmup=0)) > one * 1.001
-    assert perplexity(Protocol(SEGMENT, rows=64, memory=MEMORY)) == pytest.approx(one, rel=1e-3)
+    assert perplexity(EvaluationPlan(SEGMENT, rows=64, memory=MEMORY, warmup=0)) > one * 1.001
+    assert perplexity(EvaluationPlan(SEGMENT, rows=64, memory=MEMORY)) == pytest.approx(one, rel=1e-3)

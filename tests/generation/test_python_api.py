@@ -11,7 +11,7 @@ from fairseq.data import Dictionary, encoders
 from lamemo_fairseq import LaMemoLanguageModel
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.dictionary import identify
-from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.data.memory_store import MemoryStore
 from lamemo_fairseq.generation.python_api import TextInterface
 
 SAMPLING = {"sampling": True, "sampling_topk": 8, "max_len_b": 50}
@@ -59,7 +59,7 @@ def test_scores_are_those_of_the_segments(lm: TextInterface) -> None:
     text = "A class is a template.\nIts value is an object, and so are all others that come after it.\n"
     found, tokens = lm.score(text), lm.encode(text)
     assert found["tokens"].tolist() == tokens.tolist()
-    decoder, stream = lm.models[0].decoder, Stream("test")
+    decoder, stream = lm.models[0].decoder, MemoryStore("test")
     N = decoder.segment_length
     assert N == 16  # the checkpoint's, without being named
     source = torch.cat([tokens.new_tensor([lm.src_dict.eos()]), tokens[:-1]]).unsqueeze(0)

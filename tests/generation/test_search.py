@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.core.memory import MemoryState
-from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.data.memory_store import MemoryStore
 from lamemo_fairseq.generation.flags import check_generation
 from lamemo_fairseq.generation.prompts import History, PromptBlocks, PromptLines, block_range, encode_text
 from lamemo_fairseq.generation.search import PromptedGenerator, Prompts, forbid_repeats
@@ -225,10 +225,10 @@ def test_sampled_tokens_are_of_the_chosen_few() -> None:
 
 
 def state_before(one: LaMemoLanguageModel, source: Tensor, segment: int) -> MemoryState:
-    stream = Stream("test")
+    stream = MemoryStore("test")
     for number, piece in enumerate(pieces(source)[:segment]):
         one.decoder(piece, stream=stream, segment=number)
-    return stream.kept[one.decoder].state if segment else one.decoder.memory.empty(1, source.new_zeros(1).double())
+    return stream.committed[one.decoder].state if segment else one.decoder.memory.empty(1, source.new_zeros(1).double())
 
 
 class Whole:
@@ -249,7 +249,7 @@ def test_history_is_the_memory_of_all_text_before(kind: str) -> None:
     history = History(Whole(tokens), SEGMENT, EOS)
     for segment in (0, 2, 3, 6):
         got, expected = history.before(one.decoder, segment), state_before(one, source, segment)
-        assert (got.length, got.added) == (expected.length, expected.added)
+        assert (got.length, got.last_written) == (expected.length, expected.last_written)
         for name, tensor in expected.tensors.items():
             torch.testing.assert_close(got.tensors[name], tensor, rtol=0, atol=1e-10)
 

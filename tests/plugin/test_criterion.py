@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from conftest import ROOT, USER_DIR, run
 from family import make, pieces, text
 
-from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.data.memory_store import MemoryStore
 from lamemo_fairseq.plugin.criterion import MemoryCrossEntropyConfig, MemoryCrossEntropyCriterion
 
 PAD = 1
@@ -42,7 +42,7 @@ def criterion(sentence_avg: bool = False) -> MemoryCrossEntropyCriterion:
 
 def samples(decoder: Any, padded: int) -> List[Dict[str, Any]]:
     """Segments of a text whose second row ends ``padded`` tokens before the last segment's end."""
-    stream, batches = Stream("test"), []
+    stream, batches = MemoryStore("test"), []
     targets = text(2, 24, seed=1)
     targets[1, 24 - padded :] = PAD
     for k, (source, target) in enumerate(zip(pieces(text(2, 24)), pieces(targets))):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import lamemo_fairseq  # noqa: F401
 from lamemo_fairseq.core.memory import MemoryState
 from lamemo_fairseq.data.layout import Layout, Segments, Text, rotation
-from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.data.memory_store import MemoryStore
 from lamemo_fairseq.plugin.task import MemoryLanguageModelingTask
 
 PAD, EOS = 1, 2
@@ -87,7 +87,7 @@ def test_rotation_is_seeded_and_differs_between_epochs() -> None:
 
 
 def test_a_stream_continues_only_what_it_expects() -> None:
-    stream, one, two = Stream("x"), object(), object()
+    stream, one, two = MemoryStore("x"), object(), object()
 
     def state(rows: int) -> MemoryState:
         return MemoryState({"rows": torch.zeros(rows, 3, 1)}, 3, 3)
@@ -101,7 +101,7 @@ def test_a_stream_continues_only_what_it_expects() -> None:
 
 
 def test_memory_of_an_update_that_was_not_made_is_dropped() -> None:
-    stream, reader = Stream("x"), object()
+    stream, reader = MemoryStore("x"), object()
     states = [MemoryState({"rows": torch.full((1, 1, 1), float(n))}, 1, 1) for n in range(6)]
 
     def value(segment: int) -> float:

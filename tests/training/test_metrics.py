@@ -87,7 +87,7 @@ def test_csv_that_cannot_be_written(data, tmp_path):
 def test_varied_lengths():
     """95 % around T, 5 % around T / 2, deviation 5, never longer than T + 15; the same for the same seed and epoch."""
     layout = varied(total=4_000_000, rows=4, tokens=100, seed=1, epoch=1)
-    lengths = np.diff(layout.cuts)
+    lengths = np.diff(layout.boundaries)
     assert lengths.max() <= 115 and lengths.min() >= 5
     short = lengths < 75
     # 10,000 segments: three standard errors are 0.7 % of them, and 0.2 tokens of the mean; int() takes off 0.5.
@@ -95,8 +95,8 @@ def test_varied_lengths():
     assert lengths[~short].mean() == pytest.approx(99.5, abs=0.2) and lengths[~short].std() == pytest.approx(5, abs=0.2)
     assert lengths[short].mean() == pytest.approx(49.5, abs=0.8)
     assert layout == varied(4_000_000, 4, 100, 1, 1)
-    assert list(layout.cuts) != list(varied(4_000_000, 4, 100, 1, 2).cuts)
-    assert list(layout.cuts) != list(varied(4_000_000, 4, 100, 2, 1).cuts)
+    assert list(layout.boundaries) != list(varied(4_000_000, 4, 100, 1, 2).boundaries)
+    assert list(layout.boundaries) != list(varied(4_000_000, 4, 100, 2, 1).boundaries)
 
 
 def test_varied_segments_hold_every_token_once(data):
@@ -107,7 +107,7 @@ def test_varied_segments_hold_every_token_once(data):
     segments = Segments(text, layout, pad=1, eos=2)
     rows = [torch.cat([segments[s * 3 + row]["target"] for s in range(layout.segments)]) for row in range(3)]
     assert torch.equal(torch.cat(rows), whole.roll(-7))
-    assert isinstance(layout, Layout) and layout.longest <= layout.cuts[-1]
+    assert isinstance(layout, Layout) and layout.longest <= layout.boundaries[-1]
 
 
 @pytest.mark.parametrize("flags", [[], ["--memory-type", "recurrence"]], ids=["lookahead", "recurrence"])
@@ -133,7 +133,9 @@ def test_checkpointed_activations(data, flags):
                 loss, _, _ = criterion(model, sample)
             loss.backward()
             stream.commit()
-        results.append(([p.grad for p in model.parameters()], sum(kept.values()), stream.kept[model.decoder].state))
+        results.append(
+            ([p.grad for p in model.parameters()], sum(kept.values()), stream.committed[model.decoder].state)
+        )
     (plain, plain_bytes, state), (checkpointed, checkpointed_bytes, other) = results
     assert all(torch.equal(one, two) for one, two in zip(plain, checkpointed))
     assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in state.tensors.items())

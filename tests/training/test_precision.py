@@ -12,7 +12,7 @@ from fairseq.optim import FP16Optimizer
 from fairseq.utils import set_torch_seed
 
 from lamemo_fairseq.core.memory import MemoryState
-from lamemo_fairseq.data.memory_store import Stream
+from lamemo_fairseq.data.memory_store import MemoryStore
 
 UPDATES = 60
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")
@@ -111,7 +111,7 @@ def test_memory_after_an_overflow_is_that_of_before(data):
     task, model, criterion, optimizer, batches = small_training(data, *flags)
     stream, made, dropped, states = task.stream("train"), [], [], []
     for number, batch in enumerate(batches[:12]):
-        before = stream.kept.get(model.decoder)
+        before = stream.committed.get(model.decoder)
         optimizer.zero_grad()
         set_torch_seed(number)
         task.train_step(batch, model, criterion, optimizer, number)
@@ -120,26 +120,26 @@ def test_memory_after_an_overflow_is_that_of_before(data):
             optimizer.clip_grad_norm(0.25)
         except OverflowError:
             dropped.append(number)
-            assert stream.kept.get(model.decoder) is before
+            assert stream.committed.get(model.decoder) is before
             continue
         task.optimizer_step(optimizer, model, number)
         made.append(number)
-        states.append(stream.kept[model.decoder].state)
-        assert stream.kept[model.decoder].following == number + 1
-        assert stream.kept[model.decoder].state.is_finite()
+        states.append(stream.committed[model.decoder].state)
+        assert stream.committed[model.decoder].following == number + 1
+        assert stream.committed[model.decoder].state.is_finite()
     assert made and dropped and dropped[0] == 0, "both happened, the overflow first"
 
     # A stream that never saw the dropped batches holds the same at every moment.
-    other = Stream("train")
+    other = MemoryStore("train")
     for place, number in enumerate(made):
         set_torch_seed(number)
         model(**{**batches[number]["net_input"], "segment": place, "stream": other})
-        expected = other.kept[model.decoder].state
+        expected = other.committed[model.decoder].state
         assert all(torch.equal(tensor, expected.tensors[name]) for name, tensor in states[place].tensors.items())
 
 
 def test_memory_that_is_not_finite_is_not_kept():
-    stream, reader = Stream("train"), object()
+    stream, reader = MemoryStore("train"), object()
     good = MemoryState({"rows": torch.ones(2, 3, 4), "lse": torch.zeros(2, 3)}, 3, 3)
     stream.begin_update()
     stream.keep(reader, 0, good)
@@ -150,7 +150,7 @@ def test_memory_that_is_not_finite_is_not_kept():
         stream.begin_update()
         stream.keep(reader, 1, MemoryState(tensors, 3, 3))
         stream.commit()
-        assert stream.kept[reader].state is good and stream.kept[reader].following == 1
+        assert stream.committed[reader].state is good and stream.committed[reader].following == 1
 
 
 @pytest.mark.gpu

@@ -174,9 +174,9 @@ def test_same_place_is_within_a_segment():
     for rows, tokens, new_rows, new_tokens in ((4, 8, 3, 8), (4, 8, 4, 5), (6, 10, 64, 7), (1, 100, 5, 3)):
         old, new = Layout.even(5000, rows, tokens), Layout.even(5000, new_rows, new_tokens)
         for segment in range(0, old.segments, 7):
-            saved = {**describe(old, 1), "read": old.cuts[segment]}
-            place = new.cuts[same_place(saved, new)] * new_rows
-            assert -new_rows <= old.cuts[segment] * rows - place <= (new_tokens + 1) * new_rows
+            saved = {**describe(old, 1), "read": old.boundaries[segment]}
+            place = new.boundaries[same_place(saved, new)] * new_rows
+            assert -new_rows <= old.boundaries[segment] * rows - place <= (new_tokens + 1) * new_rows
 
 
 def test_same_streams_on_other_ranks_keep_their_memory(data, tmp_path):

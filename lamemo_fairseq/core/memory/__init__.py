@@ -2,7 +2,7 @@
 
 from typing import Dict, Type
 
-from .base import Beyond, Memory, MemoryState, Recall, SegmentRecord
+from .base import LayerMemory, LongTermOutput, Memory, MemoryState, SegmentRecord
 from .compressive import CompressiveMemory
 from .continuous import ContinuousMemory
 from .lookahead import LookAheadMemory
@@ -17,4 +17,4 @@ KINDS: Dict[str, Type[Memory]] = {
     "none": NoMemory,
 }
 
-__all__ = ["KINDS", "Beyond", "Memory", "MemoryState", "Recall", "SegmentRecord"]
+__all__ = ["KINDS", "LayerMemory", "LongTermOutput", "Memory", "MemoryState", "SegmentRecord"]

@@ -24,7 +24,7 @@ class MemoryState:
     Attributes:
         tensors: by names that the kind chooses, each with the stream as its first dimension.
         length: M, the rows held now, from 0 to mem_len.
-        added: A, the tokens that entered at the last update.
+        last_written: A, the tokens that entered at the last update.
         documents: [B, M] int64 numbers of the documents that the rows belong to, -1 for a cleared row;
             None where each stream is one document.
         last: [B] ids of the tokens read last, by which a decoder knows where a document ends; else None.
@@ -32,7 +32,7 @@ class MemoryState:
 
     tensors: Dict[str, Tensor]
     length: int = 0
-    added: int = 0
+    last_written: int = 0
     documents: Optional[Tensor] = None
     last: Optional[Tensor] = None
 
@@ -65,7 +65,7 @@ class MemoryState:
         return next(iter(self.tensors.values())).size(0) if self.tensors else 0
 
 
-class Beyond(NamedTuple):
+class LongTermOutput(NamedTuple):
     """What a layer's queries found in a memory that is no rows of keys, to be added to attention's output.
 
     Shapes: ``rows`` [B, n, D]; ``usage`` [B, .], how much the queries read of each part, detached, or None;
@@ -78,23 +78,23 @@ class Beyond(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recall:
+class LayerMemory:
     """What one layer reads.
 
     Attributes:
         rows: [B, M, D], older than the segment; M may be 0, and the tensor is never missing.
-        carried: attention that the rows gathered in earlier segments, to be continued by a look-ahead; None
+        previous_attention: attention that the rows gathered in earlier segments, to be continued by a look-ahead; None
             where rows are only read.
         beyond: reads a memory that is no rows, with the layer's scaled queries [B, H, n, d]; None without one.
     """
 
     rows: Tensor
-    carried: Optional[Attention] = None
-    beyond: Optional[Callable[[Tensor], Beyond]] = None
+    previous_attention: Optional[Attention] = None
+    beyond: Optional[Callable[[Tensor], LongTermOutput]] = None
 
-    def reread(self) -> "Recall":
+    def reread(self) -> "LayerMemory":
         """For a further chunk of an open segment: keys and values of the rows are cached, the rest is not."""
-        return Recall(self.rows[:, :0], beyond=self.beyond)
+        return LayerMemory(self.rows[:, :0], beyond=self.beyond)
 
 
 @dataclass
@@ -104,17 +104,17 @@ class SegmentRecord:
     Attributes:
         embeddings: [B, N, D], scaled, after dropout.
         inputs: per layer, the current tokens' states [B, N, D] that went into it.
-        kept: per layer, the attention of memory and current tokens [B, H, M + N, .], None where the kind
+        attention_state: per layer, the attention of memory and current tokens [B, H, M + N, .], None where the kind
             asked for none.
         usage: per layer, how much was read of each part of the memory, summed over the segment's tokens,
             None where the kind asked for none.
-        losses: per layer, what :class:`Beyond` returned.
+        losses: per layer, what :class:`LongTermOutput` returned.
         documents: [B, N] or None.
     """
 
     embeddings: Tensor
     inputs: List[Tensor] = field(default_factory=list)
-    kept: List[Optional[Attention]] = field(default_factory=list)
+    attention_state: List[Optional[Attention]] = field(default_factory=list)
     usage: List[Optional[Tensor]] = field(default_factory=list)
     losses: List[Optional[Tensor]] = field(default_factory=list)
     documents: Optional[Tensor] = None
@@ -153,7 +153,7 @@ class Memory(nn.Module):
         return cfg.mem_len
 
     @property
-    def trained_apart(self) -> Tuple[str, ...]:
+    def auxiliary_loss_names(self) -> Tuple[str, ...]:
         """Names of the losses that :meth:`losses` returns in training."""
         return ()
 
@@ -166,45 +166,45 @@ class Memory(nn.Module):
         """The state before anything was read, for B ``streams``, in the type and on the device of ``like``."""
         raise NotImplementedError
 
-    def bottom(self, state: MemoryState, like: Tensor) -> Tensor:
+    def input_memory(self, state: MemoryState, like: Tensor) -> Tensor:
         """The rows [B, M, D] that go into the lowest layer beside the embeddings ``like`` [B, N, D]."""
         raise NotImplementedError
 
-    def recall(self, state: MemoryState, layer: int, below: Tensor) -> Recall:
+    def recall(self, state: MemoryState, layer: int, memory_hidden: Tensor) -> LayerMemory:
         """What ``layer`` reads, given the rows [B, M, D] that the layer below passed up."""
         raise NotImplementedError
 
     def wants_attention(self, layer: int) -> bool:
-        """Whether :meth:`absorb` needs the attention of ``layer`` with its log-sum-exps."""
+        """Whether :meth:`update` needs the attention of ``layer`` with its log-sum-exps."""
         return False
 
     def wants_usage(self, layer: int) -> bool:
-        """Whether :meth:`absorb` needs how much attention each row of ``layer`` received."""
+        """Whether :meth:`update` needs how much attention each row of ``layer`` received."""
         return False
 
     def losses(
-        self, state: MemoryState, record: SegmentRecord, advance: int, layers: "Sequence[Layer]"
+        self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int, layers: "Sequence[Layer]"
     ) -> Dict[str, Tensor]:
         """Losses of a training segment beside the text's, weighted, in nats per token; see ``criterion.py``."""
         return {}
 
-    def absorb(self, state: MemoryState, record: SegmentRecord, advance: int) -> MemoryState:
-        """The state after a segment of which the first ``advance`` tokens enter the memory."""
+    def update(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> MemoryState:
+        """The state after a segment of which the first ``tokens_to_memory`` tokens enter the memory."""
         raise NotImplementedError
 
-    def push(self, old: Tensor, new: Tensor, advance: int, dim: int = 1) -> Tensor:
-        """First in, first out: ``old`` and the first ``advance`` rows of ``new``, the last mem_len of them."""
-        taken = min(advance, self.mem_len)
+    def push(self, old: Tensor, new: Tensor, tokens_to_memory: int, dim: int = 1) -> Tensor:
+        """First in, first out: ``old`` and the first ``tokens_to_memory`` rows of ``new``, the last mem_len of them."""
+        taken = min(tokens_to_memory, self.mem_len)
         stays = min(old.size(dim), self.mem_len - taken)
         left = old.narrow(dim, old.size(dim) - stays, stays)
-        return torch.cat([left, new.detach().narrow(dim, advance - taken, taken)], dim=dim)
+        return torch.cat([left, new.detach().narrow(dim, tokens_to_memory - taken, taken)], dim=dim)
 
-    def push_documents(self, state: MemoryState, record: SegmentRecord, advance: int) -> Optional[Tensor]:
+    def push_documents(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> Optional[Tensor]:
         """The document numbers of the rows after a segment, or None where there never were any."""
-        numbers = self.join_documents(state, record, advance)
+        numbers = self.join_documents(state, record, tokens_to_memory)
         return None if numbers is None else numbers[:, max(0, numbers.size(1) - self.mem_len) :]
 
-    def join_documents(self, state: MemoryState, record: SegmentRecord, advance: int) -> Optional[Tensor]:
+    def join_documents(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> Optional[Tensor]:
         """The document numbers [B, M + advance] of the rows held and those that enter, or None without any."""
         if state.documents is None and record.documents is None:
             return None
@@ -216,4 +216,4 @@ class Memory(nn.Module):
             old = like.new_zeros(streams, state.length)
         if new is None:
             new = like.new_zeros(streams, tokens)
-        return torch.cat([old, new[:, :advance]], dim=1)
+        return torch.cat([old, new[:, :tokens_to_memory]], dim=1)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..softmax import softmax_dtype
-from .base import Memory, MemoryState, Recall, SegmentRecord
+from .base import LayerMemory, Memory, MemoryState, SegmentRecord
 
 if TYPE_CHECKING:
     from ...plugin.config import LaMemoConfig
@@ -123,7 +123,7 @@ class CompressiveMemory(Memory):
         return self.mem_len + self.compressed_len * self.rate
 
     @property
-    def trained_apart(self) -> Tuple[str, ...]:
+    def auxiliary_loss_names(self) -> Tuple[str, ...]:
         learns = any(True for _ in self.compressions.parameters())
         return ("reconstruction",) if learns and self.weight > 0 else ()
 
@@ -136,29 +136,29 @@ class CompressiveMemory(Memory):
                 tensors[f"usage{layer}"] = rows.new_zeros(streams, 0, dtype=softmax_dtype(like.dtype))
         return MemoryState(tensors)
 
-    def bottom(self, state: MemoryState, like: Tensor) -> Tensor:
+    def input_memory(self, state: MemoryState, like: Tensor) -> Tensor:
         return like[:, :0]
 
-    def recall(self, state: MemoryState, layer: int, below: Tensor) -> Recall:
-        return Recall(torch.cat([state.tensors[f"compressed{layer}"], state.tensors[f"layer{layer}"]], dim=1))
+    def recall(self, state: MemoryState, layer: int, memory_hidden: Tensor) -> LayerMemory:
+        return LayerMemory(torch.cat([state.tensors[f"compressed{layer}"], state.tensors[f"layer{layer}"]], dim=1))
 
     def wants_usage(self, layer: int) -> bool:
         return self.selects
 
-    def leaving(self, state: MemoryState, advance: int) -> int:
-        """Rows that leave the queue of plain rows when ``advance`` enter it: a multiple of c."""
-        held = state.tensors["layer0"].size(1) + advance
+    def leaving(self, state: MemoryState, tokens_to_memory: int) -> int:
+        """Rows that leave the queue of plain rows when ``tokens_to_memory`` enter it: a multiple of c."""
+        held = state.tensors["layer0"].size(1) + tokens_to_memory
         return max(0, held - self.mem_len) // self.rate * self.rate
 
-    def absorb(self, state: MemoryState, record: SegmentRecord, advance: int) -> MemoryState:
-        out = self.leaving(state, advance)
+    def update(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> MemoryState:
+        out = self.leaving(state, tokens_to_memory)
         tensors: Dict[str, Tensor] = {}
         held = state.tensors["compressed0"].size(1)
         for layer in range(self.layers):
-            rows = torch.cat([state.tensors[f"layer{layer}"], record.inputs[layer][:, :advance]], dim=1)
+            rows = torch.cat([state.tensors[f"layer{layer}"], record.inputs[layer][:, :tokens_to_memory]], dim=1)
             new = rows[:, :0]
             if self.selects:
-                usage = self.used(state, record, layer, advance)
+                usage = self.used(state, record, layer, tokens_to_memory)
                 tensors[f"usage{layer}"] = usage[:, out:]
                 if out > 0:
                     chosen = most_used(usage[:, :out], self.rate)  # [B, out / c]
@@ -169,31 +169,33 @@ class CompressiveMemory(Memory):
             tensors[f"layer{layer}"] = rows[:, out:]
             tensors[f"compressed{layer}"] = self.last(torch.cat([state.tensors[f"compressed{layer}"], new], dim=1))
         length = tensors["compressed0"].size(1) + tensors["layer0"].size(1)
-        return MemoryState(tensors, length, advance, self.absorb_documents(state, record, advance, held, out))
+        return MemoryState(
+            tensors, length, tokens_to_memory, self.absorb_documents(state, record, tokens_to_memory, held, out)
+        )
 
     def last(self, compressed: Tensor) -> Tensor:
         """The newest rows that the compressed queue has room for."""
         return compressed[:, max(0, compressed.size(1) - self.compressed_len) :]
 
-    def used(self, state: MemoryState, record: SegmentRecord, layer: int, advance: int) -> Tensor:
+    def used(self, state: MemoryState, record: SegmentRecord, layer: int, tokens_to_memory: int) -> Tensor:
         """Usage [B, M' + advance] of the plain rows, this segment's reading included."""
         before = state.tensors[f"usage{layer}"]
         read = record.usage[layer]
         assert read is not None
         per_query = read[:, state.length - before.size(1) : state.length] / record.embeddings.size(1)
-        return torch.cat([before + per_query, before.new_zeros(before.size(0), advance)], dim=1)
+        return torch.cat([before + per_query, before.new_zeros(before.size(0), tokens_to_memory)], dim=1)
 
     def losses(
-        self, state: MemoryState, record: SegmentRecord, advance: int, layers: "Sequence[Layer]"
+        self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int, layers: "Sequence[Layer]"
     ) -> Dict[str, Tensor]:
         """The attention-reconstruction loss (section 3.2, algorithm 2), a mean of squares over B, H, N and d.
 
         What the segment's states read in the rows that leave, against what they read in their compression, layers
         summed. Only the compression gets gradient: states, rows and the layer's weights are held fixed.
         """
-        if not self.trained_apart:
+        if not self.auxiliary_loss_names:
             return {}
-        out = self.leaving(state, advance)
+        out = self.leaving(state, tokens_to_memory)
         terms: List[Tensor] = []
         for layer in range(self.layers):
             if out == 0:
@@ -201,7 +203,7 @@ class CompressiveMemory(Memory):
                 terms.extend(0 * weight.sum() for weight in self.compressions[layer].parameters())
                 continue
             x = record.inputs[layer].detach()
-            rows = torch.cat([state.tensors[f"layer{layer}"], x[:, :advance]], dim=1)[:, :out]
+            rows = torch.cat([state.tensors[f"layer{layer}"], x[:, :tokens_to_memory]], dim=1)[:, :out]
             with torch.no_grad():
                 wanted = layers[layer].read_by_content(x, rows)
             got = layers[layer].read_by_content(x, self.compressions[layer](rows))
@@ -210,10 +212,10 @@ class CompressiveMemory(Memory):
         return {"reconstruction": self.weight * torch.stack(terms).sum()}
 
     def absorb_documents(
-        self, state: MemoryState, record: SegmentRecord, advance: int, held: int, out: int
+        self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int, held: int, out: int
     ) -> Optional[Tensor]:
         """Document numbers [B, M]; a compressed row that holds something of two documents is cleared (-1)."""
-        numbers = self.join_documents(state, record, advance)
+        numbers = self.join_documents(state, record, tokens_to_memory)
         if numbers is None:
             return None
         compressed, plain = numbers[:, :held], numbers[:, held:]

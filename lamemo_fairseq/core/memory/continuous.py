@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..softmax import softmax_dtype
-from .base import Beyond, Memory, MemoryState, Recall, SegmentRecord
+from .base import LayerMemory, LongTermOutput, Memory, MemoryState, SegmentRecord
 
 if TYPE_CHECKING:
     from ...plugin.config import LaMemoConfig
@@ -123,7 +123,7 @@ class SignalAttention(nn.Module):
         self.mean = nn.Linear(bumps, 1)
         self.variance = nn.Linear(bumps, 1)
 
-    def forward(self, signal: Tensor, queries: Tensor) -> Beyond:
+    def forward(self, signal: Tensor, queries: Tensor) -> LongTermOutput:
         """Coefficients ``signal`` [B, E, D] and scaled queries [B, H, n, d] -> rows [B, n, D]."""
         keys, values = self.kv_proj(signal.to(queries.dtype)).chunk(2, dim=-1)
         keys, values = self.split(keys), self.split(values)  # [B, H, E, d]
@@ -136,7 +136,7 @@ class SignalAttention(nn.Module):
         # KL(N(mean, variance) || N(mean, prior)): it leaves the mean alone. Heads are summed.
         ratio = variance / self.prior
         divergence = ((ratio - ratio.log() - 1) / 2).sum(1).mean()
-        return Beyond(rows, self.usage(mean.detach(), variance.detach()) if self.sticky else None, divergence)
+        return LongTermOutput(rows, self.usage(mean.detach(), variance.detach()) if self.sticky else None, divergence)
 
     def split(self, rows: Tensor) -> Tensor:
         """[B, E, H * d] -> [B, H, E, d]."""
@@ -204,7 +204,7 @@ class ContinuousMemory(Memory):
             raise UsageError(f"--long-term-kl {cfg.long_term_kl} is negative: choose e.g. 1e-5, or 0 for none")
 
     @property
-    def trained_apart(self) -> Tuple[str, ...]:
+    def auxiliary_loss_names(self) -> Tuple[str, ...]:
         return ("kl",) if self.weight > 0 else ()
 
     @property
@@ -223,25 +223,25 @@ class ContinuousMemory(Memory):
             tensors[f"signal{layer}"] = like.new_zeros(streams, 0, self.dim, dtype=softmax_dtype(like.dtype))
         return MemoryState(tensors)
 
-    def bottom(self, state: MemoryState, like: Tensor) -> Tensor:
+    def input_memory(self, state: MemoryState, like: Tensor) -> Tensor:
         return like[:, :0]
 
-    def recall(self, state: MemoryState, layer: int, below: Tensor) -> Recall:
+    def recall(self, state: MemoryState, layer: int, memory_hidden: Tensor) -> LayerMemory:
         rows, signal = state.tensors[f"layer{layer}"], state.tensors[f"signal{layer}"]
         if signal.size(1) == 0:
-            return Recall(rows)
-        return Recall(rows, beyond=partial(self.attentions[layer], signal))
+            return LayerMemory(rows)
+        return LayerMemory(rows, beyond=partial(self.attentions[layer], signal))
 
-    def absorb(self, state: MemoryState, record: SegmentRecord, advance: int) -> MemoryState:
+    def update(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> MemoryState:
         tensors = {}
         for layer in range(self.layers):
-            rows = torch.cat([state.tensors[f"layer{layer}"], record.inputs[layer][:, :advance]], dim=1)
+            rows = torch.cat([state.tensors[f"layer{layer}"], record.inputs[layer][:, :tokens_to_memory]], dim=1)
             out = max(0, rows.size(1) - self.mem_len)
             tensors[f"layer{layer}"] = rows[:, out:]
             signal = state.tensors[f"signal{layer}"]
             usage = record.usage[layer] if signal.size(1) > 0 else None
             tensors[f"signal{layer}"] = self.extend(signal, rows[:, :out], usage) if out > 0 else signal
-        return MemoryState(tensors, tensors["layer0"].size(1), advance)
+        return MemoryState(tensors, tensors["layer0"].size(1), tokens_to_memory)
 
     def extend(self, signal: Tensor, rows: Tensor, usage: Optional[Tensor]) -> Tensor:
         """The signal [B, E, D] contracted, with ``rows`` [B, L, D] behind it.
@@ -272,10 +272,10 @@ class ContinuousMemory(Memory):
         return signal * (limits / heights.clamp_min(1e-30)).clamp(max=1)[:, None, None]
 
     def losses(
-        self, state: MemoryState, record: SegmentRecord, advance: int, layers: "Sequence[Layer]"
+        self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int, layers: "Sequence[Layer]"
     ) -> Dict[str, Tensor]:
         """The KL regulariser of the densities' variances, a mean over tokens; heads and layers are summed."""
-        if not self.trained_apart:
+        if not self.auxiliary_loss_names:
             return {}
         terms = [loss for loss in record.losses if loss is not None]
         # Ranks add up gradients of the same parameters in every step, so the first segment has a loss too.

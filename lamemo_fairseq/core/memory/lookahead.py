@@ -8,7 +8,7 @@ upward, because looking ahead changes them.
 from torch import Tensor
 
 from ..softmax import Attention, softmax_dtype
-from .base import Memory, MemoryState, Recall, SegmentRecord
+from .base import LayerMemory, Memory, MemoryState, SegmentRecord
 
 
 class LookAheadMemory(Memory):
@@ -29,25 +29,25 @@ class LookAheadMemory(Memory):
             tensors[f"lse{layer}"] = like.new_zeros(streams, self.heads, 0, dtype=softmax_dtype(like.dtype))
         return MemoryState(tensors)
 
-    def bottom(self, state: MemoryState, like: Tensor) -> Tensor:
+    def input_memory(self, state: MemoryState, like: Tensor) -> Tensor:
         return state.tensors["embeddings"]
 
-    def recall(self, state: MemoryState, layer: int, below: Tensor) -> Recall:
+    def recall(self, state: MemoryState, layer: int, memory_hidden: Tensor) -> LayerMemory:
         if not self.wants_attention(layer):
-            return Recall(below)
-        carried = Attention(state.tensors[f"output{layer}"], state.tensors[f"lse{layer}"])
-        return Recall(below, carried)
+            return LayerMemory(memory_hidden)
+        previous_attention = Attention(state.tensors[f"output{layer}"], state.tensors[f"lse{layer}"])
+        return LayerMemory(memory_hidden, previous_attention)
 
     def wants_attention(self, layer: int) -> bool:
         return layer < self.layers - 1
 
-    def absorb(self, state: MemoryState, record: SegmentRecord, advance: int) -> MemoryState:
-        tensors = {"embeddings": self.push(state.tensors["embeddings"], record.embeddings, advance)}
+    def update(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> MemoryState:
+        tensors = {"embeddings": self.push(state.tensors["embeddings"], record.embeddings, tokens_to_memory)}
         for layer in range(self.layers - 1):
-            kept = record.kept[layer]
-            assert kept is not None
-            for name, tensor in ((f"output{layer}", kept.output), (f"lse{layer}", kept.lse)):
+            attention_state = record.attention_state[layer]
+            assert attention_state is not None
+            for name, tensor in ((f"output{layer}", attention_state.output), (f"lse{layer}", attention_state.lse)):
                 refreshed, new = tensor.detach().split([state.length, tensor.size(2) - state.length], 2)
-                tensors[name] = self.push(refreshed, new, advance, dim=2)
+                tensors[name] = self.push(refreshed, new, tokens_to_memory, dim=2)
         length = tensors["embeddings"].size(1)
-        return MemoryState(tensors, length, advance, self.push_documents(state, record, advance))
+        return MemoryState(tensors, length, tokens_to_memory, self.push_documents(state, record, tokens_to_memory))

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .base import Memory, MemoryState, Recall, SegmentRecord
+from .base import LayerMemory, Memory, MemoryState, SegmentRecord
 
 
 class NoMemory(Memory):
@@ -17,11 +17,11 @@ class NoMemory(Memory):
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         return MemoryState({})
 
-    def bottom(self, state: MemoryState, like: Tensor) -> Tensor:
+    def input_memory(self, state: MemoryState, like: Tensor) -> Tensor:
         return like[:, :0]
 
-    def recall(self, state: MemoryState, layer: int, below: Tensor) -> Recall:
-        return Recall(below)
+    def recall(self, state: MemoryState, layer: int, memory_hidden: Tensor) -> LayerMemory:
+        return LayerMemory(memory_hidden)
 
-    def absorb(self, state: MemoryState, record: SegmentRecord, advance: int) -> MemoryState:
+    def update(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> MemoryState:
         return state

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .base import Memory, MemoryState, Recall, SegmentRecord
+from .base import LayerMemory, Memory, MemoryState, SegmentRecord
 
 
 class RecurrenceMemory(Memory):
@@ -14,16 +14,16 @@ class RecurrenceMemory(Memory):
         rows = like.new_zeros(streams, 0, self.dim)
         return MemoryState({f"layer{layer}": rows for layer in range(self.layers)})
 
-    def bottom(self, state: MemoryState, like: Tensor) -> Tensor:
+    def input_memory(self, state: MemoryState, like: Tensor) -> Tensor:
         return like[:, :0]
 
-    def recall(self, state: MemoryState, layer: int, below: Tensor) -> Recall:
-        return Recall(state.tensors[f"layer{layer}"])
+    def recall(self, state: MemoryState, layer: int, memory_hidden: Tensor) -> LayerMemory:
+        return LayerMemory(state.tensors[f"layer{layer}"])
 
-    def absorb(self, state: MemoryState, record: SegmentRecord, advance: int) -> MemoryState:
+    def update(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> MemoryState:
         tensors = {
-            name: self.push(state.tensors[name], record.inputs[layer], advance)
+            name: self.push(state.tensors[name], record.inputs[layer], tokens_to_memory)
             for layer, name in enumerate(state.tensors)
         }
         length = tensors["layer0"].size(1)
-        return MemoryState(tensors, length, advance, self.push_documents(state, record, advance))
+        return MemoryState(tensors, length, tokens_to_memory, self.push_documents(state, record, tokens_to_memory))
