@@ -11,7 +11,8 @@ from ..data.iterator import OrderedBatches
 from ..data.layout import Layout, Segments, Text
 from ..data.memory_store import MemoryStore, attach
 from ..data.sentences import Sentences
-from .scoring import LossAccumulator, ScoredBatches, Spelling
+from ..data.spelling import Spelling
+from .scoring import LossAccumulator, ScoredBatches
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from scoring_helpers import losses, random_text
 
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.dictionary import check_same, identify
+from lamemo_fairseq.data.spelling import Spelling
 from lamemo_fairseq.evaluation.plan import EvaluationPlan
-from lamemo_fairseq.evaluation.scoring import Spelling
 from lamemo_fairseq.plugin.config import MemoryLanguageModelingConfig
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 from lamemo_fairseq.plugin.task import MemoryLanguageModelingTask
