@@ -16,7 +16,7 @@ from .documents import Tracker
 from .fast_decode import FastDecodeLayer
 from .kv_cache import Buffer
 from .memory import Memory, MemoryState, SegmentRecord
-from .softmax import Attention
+from .softmax import Attention, full_precision
 
 
 def is_identity(order: Tensor, streams: int) -> bool:
@@ -102,7 +102,8 @@ class DecodingSegment:
 
     def close(self, memory: Memory) -> None:
         """The segment enters the memory, and the next begins."""
-        state = memory.update(self.state, self.record(), self.length)
+        with full_precision(self.embeddings.filled()):
+            state = memory.update(self.state, self.record(), self.length)
         self.begin(state if self.tracker is None else replace(state, last=self.tracker.last))
 
     def reorder(self, order: Tensor) -> None:

@@ -25,7 +25,7 @@ from .layer import Layer
 from .memory import KINDS, MemoryState, SegmentRecord
 from .positions import AttentionGeometry, Positions
 from .probe import Probe
-from .softmax import softmax_dtype
+from .softmax import full_precision, softmax_dtype
 from .vocabulary import adaptive_head, embedding
 
 STATE_KEY = "lamemo"
@@ -162,7 +162,9 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             layers = [layer for layer in self.layers if isinstance(layer, Layer)]
             extra["losses"] = self.memory.losses(state, record, tokens_to_memory, layers)
         if stream is not None:
-            stream.keep(self, segment, self.memory.update(state, record, tokens_to_memory))
+            with full_precision(x):
+                after = self.memory.update(state, record, tokens_to_memory)
+            stream.keep(self, segment, after)
             stream.alphas = alphas
         return top, extra
 
@@ -204,8 +206,8 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             capacity=capacity,
             documents=documents,
         )
-        if plan.encodings is None or not self.training:
-            return plan
+        if plan.encodings is None or not self.training or not plan.encodings.is_floating_point():
+            return plan  # a learned table is read by distances as such (shaw): nothing of them can be dropped
         return replace(plan, encodings=F.dropout(plan.encodings, self.dropout))
 
     def forward_layers(

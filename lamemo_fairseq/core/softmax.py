@@ -36,6 +36,11 @@ class Attended(NamedTuple):
     alpha: Optional[Tensor]
 
 
+def full_precision(like: Tensor) -> torch.autocast:
+    """A context that autocast stays out of, on the device of ``like``: sums there have the width of their terms."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 def softmax_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type in which softmax and log-sum-exp are taken: never less than float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -14,7 +14,6 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.memory import Memory
 from ..data.memory_store import MemoryStore
 
 MIB = 2**20
@@ -73,20 +72,12 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def full_bytes(memory: Memory, streams: int, like: Tensor) -> int:
-    """Size of the memory of B ``streams``, once it is full, typed as ``like``."""
-    row = memory.empty(1, like)
-    sizes = [[memory.mem_len if size == 0 else size for size in tensor.shape] for tensor in row.tensors.values()]
-    widths = [tensor.element_size() for tensor in row.tensors.values()]
-    return streams * sum(torch.Size(size).numel() * width for size, width in zip(sizes, widths))
-
-
 def check_room(decoder: Any, tokens: Tensor) -> None:
     """Raises ``UsageError`` where the memory of streams ``tokens`` [B, N], once full, would not fit beside itself.
 
     Beside itself: a segment's new memory is made while the old one is still held.
     """
-    held = full_bytes(decoder.memory, tokens.size(0), next(decoder.layers.parameters()))
+    held = decoder.memory.full_bytes(tokens.size(0), next(decoder.layers.parameters()))
     free = free_bytes(tokens.device)
     if 2 * held > free:
         raise UsageError(

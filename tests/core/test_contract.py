@@ -154,6 +154,18 @@ def test_any_cut_is_remembered_alike(kind: str) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
+def test_a_full_memory_is_as_large_as_its_kind_says(kind: str, dtype: torch.dtype) -> None:
+    """To the byte: what is really held, at most, by segments of all lengths from 1 to 9."""
+    decoder, store, draw = make(kind).to(dtype), MemoryStore("test"), random.Random(5)
+    held = []
+    for k in range(60):
+        decoder(text(2, draw.randint(1, 9), k), stream=store, segment=k)
+        held.append(store.bytes_held())
+    assert max(held) == decoder.memory.full_bytes(2, torch.zeros((), dtype=dtype))
+
+
+@every_kind
 def test_single_precision(kind: str) -> None:
     decoder, tokens = make(kind), text(2, 30)
     exact = read(decoder, tokens)

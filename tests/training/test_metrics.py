@@ -15,7 +15,6 @@ from lamemo_fairseq.data.layout import Layout, Segments
 from lamemo_fairseq.data.varied_layout import varied
 from lamemo_fairseq.plugin.config import LaMemoConfig
 from lamemo_fairseq.plugin.presets import PRESETS
-from lamemo_fairseq.training.metrics import full_bytes
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def test_sizes_in_the_readme():
     for dtype in (torch.float32, torch.float16):
         like = torch.zeros((), dtype=dtype)
         M, D, L, H, d, w = cfg.mem_len, cfg.decoder_embed_dim, 16, 10, 41, like.element_size()
-        size = full_bytes(KINDS["lookahead"](cfg), 1, like)
+        size = KINDS["lookahead"](cfg).full_bytes(1, like)
         assert size == M * D * w + (L - 1) * H * M * (d * w + 4)
         assert f"{size:,} B" in page
     for gpus, segments in ((8, "10,753"), (64, "1,345"), (1024, "85")):

@@ -162,6 +162,18 @@ class Memory(nn.Module):
         """Tokens of text of which a full memory holds something."""
         return self.mem_len
 
+    def full_length(self, name: str) -> int:
+        """The most that the growing dimension of a state's tensor ``name`` comes to, whatever segments are read."""
+        return self.mem_len
+
+    def full_bytes(self, streams: int, like: Tensor) -> int:
+        """Size of the tensors of a full memory of B ``streams``, typed as ``like``."""
+        total = 0
+        for name, tensor in self.empty(1, like).tensors.items():
+            shape = [self.full_length(name) if size == 0 else size for size in tensor.shape]
+            total += torch.Size(shape).numel() * tensor.element_size()
+        return streams * total
+
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         """The state before anything was read, for B ``streams``, in the type and on the device of ``like``."""
         raise NotImplementedError
@@ -189,7 +201,10 @@ class Memory(nn.Module):
         return {}
 
     def update(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> MemoryState:
-        """The state after a segment of which the first ``tokens_to_memory`` tokens enter the memory."""
+        """The state after a segment of which the first ``tokens_to_memory`` tokens enter the memory.
+
+        Called outside of autocast (:func:`~..softmax.full_precision`): what is kept is read for a long time.
+        """
         raise NotImplementedError
 
     def push(self, old: Tensor, new: Tensor, tokens_to_memory: int, dim: int = 1) -> Tensor:

@@ -56,6 +56,7 @@ class Convolution(nn.Module):
         self.conv = nn.Conv1d(dim, dim, rate, stride=rate, dilation=dilation, bias=False)
 
     def forward(self, rows: Tensor) -> Tensor:
+        rows = rows.to(self.conv.weight)  # outside of autocast nothing else makes 16-bit rows fit float32 weights
         return self.conv(F.pad(rows.transpose(1, 2), (self.padding, 0))).transpose(1, 2)
 
 
@@ -126,6 +127,10 @@ class CompressiveMemory(Memory):
     def auxiliary_loss_names(self) -> Tuple[str, ...]:
         learns = any(True for _ in self.compressions.parameters())
         return ("reconstruction",) if learns and self.weight > 0 else ()
+
+    def full_length(self, name: str) -> int:
+        # Plain rows leave in whole groups, so that up to one less than a group waits beyond mem_len.
+        return self.compressed_len if name.startswith("compressed") else self.mem_len + self.rate - 1
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         rows = like.new_zeros(streams, 0, self.dim)

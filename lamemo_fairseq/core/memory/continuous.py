@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..softmax import softmax_dtype
+from ..softmax import full_precision, softmax_dtype
 from .base import LayerMemory, LongTermOutput, Memory, MemoryState, SegmentRecord
 
 if TYPE_CHECKING:
@@ -143,12 +143,13 @@ class SignalAttention(nn.Module):
         return rows.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
     def densities(self, queries: Tensor, keys: Tensor) -> Tuple[Tensor, Tensor]:
-        """Means and variances [B, H, n] of the queries' densities, in float32 or wider."""
+        """Means and variances [B, H, n] of the queries' densities, in float32 or wider, under autocast too."""
         products = queries @ keys.transpose(-2, -1)  # [B, H, n, E]
         wide = products.to(softmax_dtype(products.dtype))
-        mean = F.linear(wide, self.mean.weight.to(wide), self.mean.bias.to(wide)).squeeze(-1).sigmoid()
-        raw = F.linear(wide, self.variance.weight.to(wide), self.variance.bias.to(wide)).squeeze(-1)
-        return mean, F.softplus(raw).clamp_min(1e-12)
+        with full_precision(wide):
+            mean = F.linear(wide, self.mean.weight.to(wide), self.mean.bias.to(wide)).squeeze(-1).sigmoid()
+            raw = F.linear(wide, self.variance.weight.to(wide), self.variance.bias.to(wide)).squeeze(-1)
+            return mean, F.softplus(raw).clamp_min(1e-12)
 
     def usage(self, mean: Tensor, variance: Tensor) -> Tensor:
         """How much fell on each of E equal parts of [0, 1], summed over heads and queries: [B, E]."""
@@ -215,6 +216,9 @@ class ContinuousMemory(Memory):
         ``--stream-warmup``).
         """
         return 9 * self.mem_len
+
+    def full_length(self, name: str) -> int:
+        return self.bumps if name.startswith("signal") else self.mem_len
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         tensors = {}
