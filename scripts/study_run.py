@@ -200,7 +200,7 @@ class Run:
             *("--clip-norm", 0.25, "--max-update", self.updates, "--validate-interval-updates", setting.valid),
             *("--max-valid-steps", setting.valid_steps, "--dropout", setting.dropout),
             *("--save-interval-updates", setting.valid, "--keep-interval-updates", 1, "--no-epoch-checkpoints"),
-            *("--best-checkpoint-metric", "bpc", "--log-format", "json", "--log-interval", interval),
+            *("--best-checkpoint-metric", "bits_per_token", "--log-format", "json", "--log-interval", interval),
             *(*self.flags(), *limit),
         )
         curve = results.read_curve(log)

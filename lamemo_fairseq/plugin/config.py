@@ -254,7 +254,8 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
         metadata={"help": "leave the memory out of checkpoints: smaller ones, but resuming is not exact"},
     )
     csv_log: Optional[str] = field(
-        default=None, metadata={"help": "write what is logged to this file too, as comma-separated values"}
+        default=None,
+        metadata={"help": "write what is logged to this file too, as comma-separated values; a file per run"},
     )
     log_interval: int = II("common.log_interval")
     stop_at_eos: bool = field(

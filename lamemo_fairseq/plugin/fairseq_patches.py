@@ -22,6 +22,7 @@ trainer and ``fairseq-train`` look these functions up in their module at every c
 import collections
 import functools
 import logging
+import sys
 import typing
 from typing import Any
 
@@ -36,6 +37,7 @@ from omegaconf.nodes import AnyNode
 from ..core.errors import UsageError
 from ..training import checkpoint_io as files
 from ..training import rank_checks as agreement
+from ..training.metrics import check_best_metric
 from ..training.resume import StreamIterator
 
 logger = logging.getLogger(__name__)
@@ -69,10 +71,13 @@ def install() -> None:
     @functools.wraps(load_checkpoint)
     def load_in_agreement(cfg: Any, trainer: Any, **passed: Any) -> Any:
         agreement.check(trainer)
+        check_metric(trainer)
+        forget_earlier_runs()
         loaded = load_checkpoint(cfg, trainer, **passed)
         agreement.check_texts(trainer)  # the training text is loaded with the checkpoint
         _, epoch_itr = loaded
         if isinstance(epoch_itr, StreamIterator):
+            trainer.task.begin_training(cfg.save_dir, trainer.get_num_updates())
             stop_if_done(trainer)
         return loaded
 
@@ -104,6 +109,25 @@ def install() -> None:
     checkpoint_utils.verify_checkpoint_directory = verify_in_one_line
     checkpoint_utils.PathManager = WholeFiles
     allow_broadcasts()
+
+
+def check_metric(trainer: Any) -> None:
+    """Finds a number that validation does not log before the first epoch is over, not after it."""
+    if not trainer.cfg.dataset.disable_validation:
+        characters = getattr(trainer.task, "characters", None)  # None: another task, which logs its own
+        if characters is not None:
+            check_best_metric(trainer.cfg.checkpoint.best_checkpoint_metric, characters)
+
+
+def forget_earlier_runs() -> None:
+    """Removes the best score of a run before in this process, which ``--multirun`` of hydra would compare with.
+
+    Fairseq keeps it on its own functions; a run that is resumed gets its own back from the checkpoint.
+    """
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)
+    stopping = getattr(sys.modules.get("fairseq_cli.train"), "should_stop_early", None)
+    if stopping is not None:
+        vars(stopping).pop("best", None)
 
 
 def stop_if_done(trainer: Any) -> None:

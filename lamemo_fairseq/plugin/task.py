@@ -5,7 +5,6 @@ import os
 from functools import partial
 from typing import Any, Dict, List, Optional, Tuple, Union
 
-import torch
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils
 from fairseq.logging import metrics
@@ -17,6 +16,7 @@ from ..core.errors import UsageError
 from ..data.dictionary import check_same, identify
 from ..data.layout import Layout, Segments, Text, rotation, rows_for
 from ..data.memory_store import MemoryStore, attach
+from ..data.spelling import Spelling
 from ..data.text_dictionary import TextDictionary
 from ..data.varied_layout import varied
 from ..evaluation.eval_lm_report import conclude
@@ -26,6 +26,7 @@ from ..generation.prompts import PromptLines, warn_of_other_segments
 from ..training import distributed as gather
 from ..training import metrics as monitor
 from ..training import train_step as updates
+from ..training.csv_log import CsvLog
 from ..training.out_of_memory import step_or_zeros_on_oom
 from ..training.resume import StreamIterator
 from .config import MemoryLanguageModelingConfig
@@ -44,11 +45,12 @@ class MemoryLanguageModelingTask(GenerationHooks):
     def __init__(self, cfg: MemoryLanguageModelingConfig, dictionary: Dictionary, **unused: Any) -> None:
         super().__init__(cfg)
         self.dictionary = dictionary
+        self.characters = not Spelling.of(dictionary).spaced  # whether every token is one character
         self.streams: Dict[str, MemoryStore] = {}
         self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # by memory kind
         self.memory_length = 0  # tokens that the memory of the models built so far can hold
         self.validating = "valid"  # the subset that is being validated
-        self.csv: Optional[monitor.CsvLog] = None
+        self.csv: Optional[CsvLog] = None
 
     @classmethod
     def setup_task(cls, cfg: MemoryLanguageModelingConfig, **kwargs: Any) -> "MemoryLanguageModelingTask":
@@ -212,11 +214,10 @@ class MemoryLanguageModelingTask(GenerationHooks):
 
         return protocol.batches(dataset, self.dictionary, finish, num_workers)
 
-    def begin_epoch(self, epoch: int, model: Any) -> None:
-        """Training begins, or its next epoch."""
-        super().begin_epoch(epoch, model)
+    def begin_training(self, save_dir: str, updates: int) -> None:
+        """Training begins in ``save_dir``, or goes on after so many updates; later epochs do not come here."""
         if self.cfg.csv_log is not None and gather.rank() == 0:
-            self.csv = monitor.CsvLog(self.cfg.csv_log)
+            self.csv = CsvLog(self.cfg.csv_log, save_dir, updates)
 
     def train_step(
         self,
@@ -255,9 +256,9 @@ class MemoryLanguageModelingTask(GenerationHooks):
         return self.streams[name]
 
     def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
-        """Adds bits per character: the loss in base 2, under the name that characters go by."""
+        """Adds bits per token (and character), and what training tells about its memory."""
         super().reduce_metrics(logging_outputs, criterion)
-        metrics.log_derived("bpc", bits_per_character)
+        monitor.log_bits(self.characters)
         if any("readings" in output for output in logging_outputs):  # of training
             monitor.report(logging_outputs)
             stats = metrics.get_smoothed_values("train_inner")
@@ -268,12 +269,6 @@ class MemoryLanguageModelingTask(GenerationHooks):
         """Fairseq has validated a subset."""
         if self.csv is not None:
             self.csv.write(self.validating, stats)
-
-
-def bits_per_character(meters: Any) -> float:
-    """The logged loss per token, in base 2; without an auxiliary loss where one is kept apart."""
-    meter = meters["nll_loss"] if "nll_loss" in meters else meters["loss"]
-    return utils.item(torch.as_tensor(meter.avg))
 
 
 def load_dictionary(data: Optional[str]) -> Dictionary:

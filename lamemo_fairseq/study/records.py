@@ -48,7 +48,8 @@ RECORDS = r"Loaded checkpoint .* @ (\d+) updates|\| (train_inner|valid) \| (\{.*
 
 
 def read_curve(log: str) -> List[Point]:
-    """Validations in a log that fairseq wrote with ``--log-format json``: updates, seconds of training, bpc.
+    """Validations in a log that fairseq wrote with ``--log-format json``: updates, seconds of training, bits per
+    token (``bpc``).
 
     Fairseq says how long it trained since its last line, in whole seconds, so that many lines that are close together
     make the sum less exact. A resumed run repeats what came after its checkpoint; the last word on each update counts.
@@ -62,7 +63,8 @@ def read_curve(log: str) -> List[Point]:
         line = json.loads(found)
         if kind == "valid":
             updates = int(line["valid_num_updates"])
-            points[updates] = {"updates": updates, "seconds": sum(since.values()), "bpc": float(line["valid_bpc"])}
+            bits = float(line.get("valid_bits_per_token", line.get("valid_bpc")))  # older logs have the second alone
+            points[updates] = {"updates": updates, "seconds": sum(since.values()), "bpc": bits}
         else:
             since[int(line["num_updates"])] = float(line["train_wall"])
     return [points[updates] for updates in sorted(points)]

@@ -1,15 +1,15 @@
-"""What a run tells about itself: mean alpha, size of the memory, peak memory, as fairseq's metrics and as CSV.
+"""What a run tells about itself, as fairseq's metrics: bits, mean alpha, size of the memory, peak memory.
 
 Numbers travel as logging outputs, which fairseq sums over micro-batches and ranks; hence sums and counts.
 """
 
-import csv
 import os
 import resource
 import sys
 from typing import Any, Dict, List
 
 import torch
+from fairseq import utils
 from fairseq.logging import metrics
 from torch import Tensor
 
@@ -18,11 +18,31 @@ from ..data.memory_store import MemoryStore
 
 MIB = 2**20
 
-#: columns of the CSV file, as far as a line has them
-COLUMNS = (
-    *("num_updates", "split", "loss", "nll_loss", "ppl", "bpc", "alpha"),
-    *("gnorm", "lr", "loss_scale", "wps", "ups", "memory_mib", "peak_mib"),
-)
+
+def log_bits(characters: bool) -> None:
+    """Logs the text's loss in base 2 as ``bits_per_token``, and as ``bpc`` where every token is one character.
+
+    Args:
+        characters: whether it is; :attr:`.Spelling.spaced` says so, by which evaluation counts too.
+    """
+    metrics.log_derived("bits_per_token", bits_per_token)
+    if characters:
+        metrics.log_derived("bpc", bits_per_token)
+
+
+def bits_per_token(meters: Any) -> float:
+    """The logged loss per token, in base 2; without an auxiliary loss where one is kept apart."""
+    meter = meters["nll_loss"] if "nll_loss" in meters else meters["loss"]
+    return utils.item(torch.as_tensor(meter.avg))
+
+
+def check_best_metric(name: str, characters: bool) -> None:
+    """Raises ``UsageError`` where checkpoints are compared by a number that validation will not log."""
+    if name == "bpc" and not characters:
+        raise UsageError(
+            "--best-checkpoint-metric bpc is bits per character, but the data's tokens are words or pieces of words: "
+            "choose --best-checkpoint-metric bits_per_token, which ranks checkpoints alike"
+        )
 
 
 def observe(stream: MemoryStore, device: torch.device) -> Dict[str, Any]:
@@ -85,34 +105,3 @@ def check_room(decoder: Any, tokens: Tensor) -> None:
             f"{held / 2**30:.1f} GiB of memory, twice while it is renewed, and {free / 2**30:.1f} GiB are free on "
             f"{tokens.device}: lower one of them"
         )
-
-
-class CsvLog:
-    """A file to which lines are added; begins with the names of the columns.
-
-    Args:
-        path: the file. A resumed run goes on in it, and writes again what it does again.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        try:
-            fresh = not os.path.exists(path) or os.path.getsize(path) == 0
-            with open(path, "a", newline="") as file:
-                if fresh:
-                    csv.writer(file).writerow(COLUMNS)
-        except OSError as error:
-            raise UsageError(f"--csv-log {path} cannot be written to ({error.strerror}): name another file") from error
-
-    def write(self, split: str, stats: Dict[str, Any]) -> None:
-        """Adds a line from fairseq's smoothed values."""
-        values = {**stats, "split": split}
-        with open(self.path, "a", newline="") as file:
-            csv.writer(file).writerow([plain(values.get(column, "")) for column in COLUMNS])
-
-
-def plain(value: Any) -> Any:
-    """A number as such; fairseq keeps some of them as tensors, some as meters."""
-    if isinstance(value, Tensor):
-        return value.item()
-    return value.avg if hasattr(value, "avg") else value

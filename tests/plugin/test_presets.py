@@ -1,6 +1,7 @@
 """One table of presets: as architectures, as YAML, and as the quickstart's command line."""
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
-from lamemo_fairseq.plugin.config import ENCODINGS, LaMemoConfig
+from lamemo_fairseq.plugin.config import ENCODINGS, LaMemoConfig, MemoryLanguageModelingConfig
 from lamemo_fairseq.plugin.presets import PRESETS
 from lamemo_fairseq.plugin.recipes import RECIPES, command_line
 
@@ -81,6 +82,39 @@ def test_hydra_trains_the_same_weights(corpus: Path, tmp_path: Path) -> None:
     )
     for name in one:
         assert torch.equal(one[name], other[name]), name
+
+
+def test_every_field_of_the_plugin_may_be_overridden(corpus: Path, tmp_path: Path) -> None:
+    """Plainly, as hydra's own fields: each stands in the YAML of each recipe, or takes another group's value."""
+    for name in RECIPES:
+        written = yaml.safe_load(write_configs.path(name).read_text())
+        for group, config in {"model": LaMemoConfig, "task": MemoryLanguageModelingConfig}.items():
+            linked = {field.name for field in dataclasses.fields(config) if str(field.default).startswith("${")}
+            assert {field.name for field in dataclasses.fields(config)} == written[group].keys() | linked, name
+            assert not written[group].keys() & linked
+    written = yaml.safe_load(write_configs.path("lamemo_small").read_text())
+    changes = [
+        f"{group}.{field}=7" for group in ("model", "task", "optimizer", "lr_scheduler") for field in written[group]
+    ]
+    done = hydra_train(corpus, tmp_path, *changes, "--cfg", "job")
+    assert done.returncode == 0, done.stderr[-2000:]
+    composed = yaml.safe_load(done.stdout)
+    for group in ("model", "task", "optimizer", "lr_scheduler"):
+        assert set(composed[group].values()) == {7}
+
+
+@pytest.mark.slow  # two trainings in a process of hydra's own
+def test_multirun_trains_each_kind(corpus: Path, tmp_path: Path) -> None:
+    """Each in its own directory, with a best checkpoint of its own, though one process trains them all."""
+    changes = ["model.memory_type=recurrence,none", f"hydra.sweep.dir={tmp_path}/sweep", "optimization.max_update=2"]
+    done = hydra_train(corpus, tmp_path, *changes, "optimization.lr=[1e-5],[1e-6]", "--multirun")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    kinds = []
+    for number in range(4):
+        folder = tmp_path / "sweep" / str(number) / "checkpoints"
+        kinds.append(torch.load(folder / "checkpoint_best.pt", weights_only=True)["cfg"]["model"]["memory_type"])
+        assert torch.load(folder / "checkpoint_last.pt", weights_only=True)["optimizer_history"][-1]["num_updates"] == 2
+    assert kinds == ["recurrence", "recurrence", "none", "none"]
 
 
 def test_hydra_shows_mistakes_in_one_line(corpus: Path, tmp_path: Path) -> None:

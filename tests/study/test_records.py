@@ -225,7 +225,7 @@ def test_a_training_directory_on_a_page(checkpoint: Path, tmp_path: Path) -> Non
 def test_a_curve_survives_a_restart() -> None:
     lines = [
         'a | INFO | train_inner | {"num_updates": "20", "train_wall": "3"}',
-        'a | INFO | valid | {"valid_num_updates": "20", "valid_bpc": "3.5"}',
+        'a | INFO | valid | {"valid_num_updates": "20", "valid_bits_per_token": "3.5"}',
         'a | INFO | train_inner | {"num_updates": "30", "train_wall": "2"}',
         'a | INFO | train_inner | {"num_updates": "40", "train_wall": "9"}',
         'a | INFO | valid | {"valid_num_updates": "40", "valid_bpc": "9.9"}',

@@ -46,10 +46,8 @@ def test_numbers_reach_log_tensorboard_and_csv(data, tmp_path):
     ]
     for row, line in zip([row for row in rows if row["split"] == "train"], lines):
         assert float(row["loss"]) == pytest.approx(float(line["loss"]), abs=1e-3)
+        assert float(row["bits_per_token"]) == pytest.approx(float(row["loss"]), abs=1e-3) and row["bpc"] == ""
         assert float(row["alpha"] or 0) == pytest.approx(float(line.get("alpha", 0)), abs=1e-4)
-    more = train(data, tmp_path / "run", *flags, "--max-update", 8, disable_validation=False)[0]
-    more.succeed()
-    assert [row["num_updates"] for row in csv.DictReader(table.open())][8:] == ["7", "8", "8"]
 
 
 def test_alpha_is_the_mean_over_all_memory(data):
@@ -76,11 +74,6 @@ def test_sizes_in_the_readme():
         assert f"{size:,} B" in page
     for gpus, segments in ((8, "10,753"), (64, "1,345"), (1024, "85")):
         assert f"{Layout.even(103_227_021, gpus * 8, 150).segments:,}" == segments and f"| {segments} |" in page
-
-
-def test_csv_that_cannot_be_written(data, tmp_path):
-    output = train(data, tmp_path / "run", "--csv-log", tmp_path / "no" / "log.csv", "--max-update", 2)[0].fail()
-    assert output.splitlines()[-1].startswith(f"error: --csv-log {tmp_path}/no/log.csv cannot be written to")
 
 
 def test_varied_lengths():
