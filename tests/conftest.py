@@ -3,7 +3,7 @@
 import pydoc_data.topics
 import tempfile
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, Callable, List, NamedTuple, Optional
 
 import pytest
 import torch
@@ -14,6 +14,30 @@ from lamemo_fairseq.plugin.config import MemoryLanguageModelingConfig
 
 # Small matrices: a second thread costs more than it gives.
 torch.set_num_threads(1)
+
+
+Told = Callable[[str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long and from which seed the fuzz under tests/fuzz runs."""
+    parser.addoption("--fuzz-seconds", type=float, default=300, help="time budget of the fuzz of flags")
+    parser.addoption("--fuzz-seed", type=int, default=1, help="from which its sets are drawn")
+
+
+@pytest.fixture
+def told(record_property: Callable[[str, object], None]) -> Told:
+    """Lines that stand in the summary at the end, also of tests that pass, also of other workers."""
+    return lambda line: record_property("told", line)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Writes what tests have to tell."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "told" and report.when == "call":
+                    terminalreporter.write_line(str(value))
 
 
 class Done(NamedTuple):
