@@ -18,6 +18,7 @@ setup(
     version="0.1.0",
     description="LaMemo, a language model with look-ahead memory, as a fairseq plugin",
     license="MIT",
+    entry_points={"console_scripts": ["lamemo=lamemo_fairseq.cli.main:main"]},
     python_requires=">=3.9",
     packages=find_packages(include=["lamemo_fairseq", "lamemo_fairseq.*"]),
     install_requires=[

@@ -5,8 +5,9 @@ from typing import Any, Callable, Dict, Iterator, Optional, Union
 
 from fairseq.data import Dictionary
 
-from ..core.documents import Documents, Separator
+from ..core.documents import Separator
 from ..core.errors import UsageError
+from ..data.checks import find_documents
 from ..data.iterator import OrderedBatches
 from ..data.layout import Layout, Segments, Text
 from ..data.memory_store import MemoryStore, attach
@@ -65,7 +66,7 @@ class EvaluationPlan:
             return Sentences(text, self.rows, self.tokens, self.context, pad, eos)
         warmup = self.memory + self.context if self.warmup is None else self.warmup
         layout = Layout.even(text.total, self.rows * self.shards, self.tokens, self.context, warmup)
-        documents = None if self.separator is None else Documents.find(text, self.separator)
+        documents = None if self.separator is None else find_documents(text, self.separator, dictionary)
         return Segments(text, layout, pad, eos, documents)
 
     def batches(

@@ -286,6 +286,10 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
                 "a smaller window, or longer segments"
             )
         at_least("tokens_per_sample", self.tokens_per_sample, 1)
+        at_least("log_interval", self.log_interval, 1)
+        for name in ("batch_size", "batch_size_valid"):
+            if getattr(self, name) is not None:
+                at_least(name, getattr(self, name), 1)
         if self.stream_warmup is not None:
             at_least("stream_warmup", self.stream_warmup, 0)
         if self.document_separator is not None and str(self.memory_reset) == "never":

@@ -4,10 +4,16 @@ Mistakes that this package finds are ``UsageError``. A few that only fairseq or 
 checkpoint, say) are recognised by the function in which they were raised.
 """
 
+import re
 import sys
 import traceback
 from types import TracebackType
-from typing import Optional, Type
+from typing import Any, Dict, Optional, Type
+
+from hydra._internal import utils as hydra_utils
+from hydra.errors import CompactHydraException
+from omegaconf.errors import MissingMandatoryValue
+from torch.multiprocessing import ProcessRaisedException
 
 from ..core.errors import UsageError
 
@@ -19,7 +25,54 @@ def explain(error: BaseException) -> Optional[str]:
         if isinstance(cause, UsageError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    return explain_checkpoint(error) or explain_input(error)
+    for find in (explain_rank, explain_checkpoint, explain_input, explain_flags, explain_codes, explain_metric):
+        line = find(error)
+        if line is not None:
+            return line
+    return None
+
+
+def raised_in(error: BaseException, function: str) -> Optional[Dict[str, Any]]:
+    """The variables of the ``function`` that the error passed on its way, None where it did not."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == function:
+            return frame.f_locals
+    return None
+
+
+def explain_rank(error: BaseException) -> Optional[str]:
+    """The line of a process that fairseq started for one of several GPUs, whose traceback comes as text."""
+    found = re.findall(rf"^{UsageError.__module__}\.{UsageError.__name__}: (.*)$", str(error), re.MULTILINE)
+    return found[-1] if isinstance(error, ProcessRaisedException) and found else None
+
+
+def explain_flags(error: BaseException) -> Optional[str]:
+    """One line for flags that fairseq asks for in its own way."""
+    if isinstance(error, AssertionError) and str(error).startswith("Must specify batch size"):
+        return "no batch size: give --batch-size (streams per rank), or --max-tokens (their tokens per batch)"
+    if isinstance(error, MissingMandatoryValue) and error.full_key:
+        flag = "--" + str(error.full_key).split(".")[-1].replace("_", "-")
+        return f"{flag} is missing: {str(error.object_type_str)[: -len('Config')]} needs it"
+    return None
+
+
+def explain_codes(error: BaseException) -> Optional[str]:
+    """One line for a tokenizer or BPE that lacks its package, or its file (fairseq looks for it in the network too)."""
+    if isinstance(error, ImportError) and str(error).startswith("Please install"):
+        return f"a package is missing. {error}"
+    found = raised_in(error, "cached_path")
+    if found is not None and isinstance(error, OSError):
+        return f"{found['url_or_filename']} is no file: name the one that the data was made with (--bpe-codes or alike)"
+    return None
+
+
+def explain_metric(error: BaseException) -> Optional[str]:
+    """One line for a number that validation does not log."""
+    found = raised_in(error, "validate") if isinstance(error, KeyError) else None
+    if found is None or "stats" not in found or error.args[0] in found["stats"]:
+        return None
+    logged = ", ".join(sorted(name for name in found["stats"] if not name.startswith("_")))
+    return f"--best-checkpoint-metric {error.args[0]} is not logged: choose one of {logged}"
 
 
 def explain_input(error: BaseException) -> Optional[str]:
@@ -37,6 +90,8 @@ def explain_input(error: BaseException) -> Optional[str]:
 
 def explain_checkpoint(error: BaseException) -> Optional[str]:
     """One line for a checkpoint that fairseq cannot read."""
+    if str(error).startswith("Model file not found: "):
+        return f"--path {str(error)[len('Model file not found: ') :]} is no file: name a checkpoint"
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name != "load_checkpoint_to_cpu":
             continue
@@ -52,7 +107,7 @@ def explain_checkpoint(error: BaseException) -> Optional[str]:
 
 
 def install() -> None:
-    """Has the interpreter print :func:`explain`'s line where there is one."""
+    """Has the interpreter print :func:`explain`'s line where there is one, and hydra that of ``UsageError``."""
     previous = sys.excepthook
 
     def hook(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
@@ -63,3 +118,5 @@ def install() -> None:
             print(f"error: {line}", file=sys.stderr)
 
     sys.excepthook = hook
+    # Hydra catches all errors itself, and prints those of this one type by their message alone.
+    setattr(hydra_utils, "CompactHydraException", (CompactHydraException, UsageError))  # noqa: B010

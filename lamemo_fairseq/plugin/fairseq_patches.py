@@ -22,6 +22,7 @@ trainer and ``fairseq-train`` look these functions up in their module at every c
 import collections
 import functools
 import logging
+import os
 import sys
 import typing
 from typing import Any
@@ -90,6 +91,8 @@ def install() -> None:
 
     @functools.wraps(persistent_save)
     def save_whole(obj: Any, filename: str, async_write: bool = False) -> None:
+        if os.path.basename(filename) == "crash.pt" and obj["cfg"]["checkpoint"]["no_save"]:
+            return  # the trainer saves what it crashed with, even with --no-save
         if async_write or not PathManager.supports_rename(filename):
             persistent_save(obj, filename, async_write)
         else:

@@ -3,7 +3,7 @@
 import logging
 import os
 from functools import partial
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils
@@ -11,8 +11,9 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from torch import Tensor
 
-from ..core.documents import Documents, Separator
+from ..core.documents import Separator
 from ..core.errors import UsageError
+from ..data.checks import find_documents, warn_of_short_streams
 from ..data.dictionary import check_same, identify
 from ..data.layout import Layout, Segments, Text, rotation, rows_for
 from ..data.memory_store import MemoryStore, attach
@@ -50,6 +51,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # by memory kind
         self.memory_length = 0  # tokens that the memory of the models built so far can hold
         self.validating = "valid"  # the subset that is being validated
+        self.laid_out: Set[str] = set()  # splits whose layout was looked at: once is enough
         self.csv: Optional[CsvLog] = None
 
     @classmethod
@@ -108,10 +110,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         paths = utils.split_paths(self.cfg.data)
         path = os.path.join(paths[(epoch - 1) % len(paths)], split)
         if not os.path.isfile(f"{path}.bin"):
-            raise UsageError(
-                f"split {split} is not in {os.path.dirname(path)}: fairseq-preprocess makes it from "
-                f"--{split.rstrip('0123456789')}pref"
-            )
+            raise UsageError(no_split(split, os.path.dirname(path)))
         if os.path.getsize(f"{path}.bin") == 0:
             raise UsageError(f"split {split} in {os.path.dirname(path)} is empty: preprocess some text")
         lines = data_utils.load_indexed_dataset(path, self.dictionary, self.cfg.dataset_impl, combine=combine)
@@ -152,6 +151,9 @@ class MemoryLanguageModelingTask(GenerationHooks):
             layout = varied(dataset.total, rows * num_shards, tokens, seed, epoch, offset)
         else:
             layout = Layout.even(dataset.total, rows * num_shards, tokens, offset=offset)
+        if dataset.name not in self.laid_out and gather.rank() == 0:
+            warn_of_short_streams(layout, dataset.name, tokens, num_shards)
+        self.laid_out.add(dataset.name)
         return self.iterate(dataset, layout, rows, num_shards, shard_id, num_workers, epoch)
 
     def iterate(
@@ -166,7 +168,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
     ) -> StreamIterator:
         """Fairseq's iterator over a layout."""
         separator = self.separator()
-        documents = None if separator is None else Documents.find(text, separator)
+        documents = None if separator is None else find_documents(text, separator, self.dictionary)
         segments = Segments(text, layout, self.dictionary.pad(), self.dictionary.eos(), documents)
         return StreamIterator(
             segments,
@@ -269,6 +271,15 @@ class MemoryLanguageModelingTask(GenerationHooks):
         """Fairseq has validated a subset."""
         if self.csv is not None:
             self.csv.write(self.validating, stats)
+
+
+def no_split(split: str, folder: str) -> str:
+    """The line for a split that a data directory does not have."""
+    has = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".bin")) if os.path.isdir(folder) else []
+    listed = f"it has {', '.join(has)}" if has else "it has none"
+    kind = split.rstrip("0123456789")
+    made = f"; fairseq-preprocess makes it from --{kind}pref" if kind in ("train", "valid", "test") else ""
+    return f"split {split} is not in {folder}: {listed}{made}"
 
 
 def load_dictionary(data: Optional[str]) -> Dictionary:

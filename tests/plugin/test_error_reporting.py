@@ -1,5 +1,6 @@
 """Mistakes of users: one line that names the flag, its value and the way out, and no traceback."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from reference_authors import GOLDEN
 
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.interop.authors import import_checkpoint
-from lamemo_fairseq.plugin.config import LaMemoConfig, MemoryLanguageModelingConfig
+from lamemo_fairseq.plugin.config import LaMemoConfig
 from lamemo_fairseq.plugin.error_reporting import explain
 from lamemo_fairseq.plugin.task import MemoryLanguageModelingTask
 
@@ -56,7 +57,7 @@ def test_data_directory(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="^data directory .*nowhere has no dict.txt: name the one"):
         setup(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="^no data directory"):
-        MemoryLanguageModelingTask.setup_task(MemoryLanguageModelingConfig(data=None))
+        MemoryLanguageModelingTask.setup_task(dataclasses.replace(task_config(corpus), data=None))
     with pytest.raises(UsageError, match="^split test7 is not in .*--testpref"):
         setup(corpus).load_dataset("test7")
 

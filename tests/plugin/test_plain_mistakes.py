@@ -1,0 +1,125 @@
+"""Mistakes that fairseq meets before this package does, or says nothing of: one line each, from the real commands."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, List, Sequence
+
+import pytest
+import torch
+from conftest import TINY, run
+from fairseq.dataclass import FairseqDataclass
+from fairseq.registry import REGISTRIES
+
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.plugin.error_reporting import explain
+
+TASK = ["--task", "memory_language_modeling", "--tokens-per-sample", "16"]
+
+
+def last_line(command: str, *words: Any) -> str:
+    """How a command that must fail ends."""
+    done = run(command, *words, check=False)
+    assert done.returncode == 1, done.stdout[-2000:]
+    assert "Traceback" not in done.stdout, done.stdout[-2000:]
+    return done.stdout.splitlines()[-1]
+
+
+def without(flag: str) -> List[str]:
+    """``TINY`` without a flag that has one value."""
+    place = TINY.index(flag)
+    return TINY[:place] + TINY[place + 2 :]
+
+
+#: flags of fairseq-train -> how the line begins
+TRAINING = {
+    "batch size 0": (["--batch-size", "0"], "--batch-size 0 is too small: choose 1 or more"),
+    "negative batch size": (["--batch-size", "-3"], "--batch-size -3 is too small: choose 1 or more"),
+    "batch size of validation": (["--batch-size-valid", "0"], "--batch-size-valid 0 is too small: choose 1 or more"),
+    "log interval": (["--log-interval", "0"], "--log-interval 0 is too small: choose 1 or more"),
+    "log interval of a CSV": (["--log-interval", "0", "--csv-log", "/dev/null"], "--log-interval 0 is too small"),
+    "subset": (["--valid-subset", "valdi"], "split valdi is not in "),
+    "metric": (
+        ["--best-checkpoint-metric", "bcp"],
+        "--best-checkpoint-metric bcp is not logged: choose one of bits",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", sorted(TRAINING))
+def test_training(corpus: Path, tmp_path: Path, case: str) -> None:
+    flags, line = TRAINING[case]
+    found = last_line("train", corpus, *TINY, "--max-update", 1, "--save-dir", tmp_path, *flags)
+    assert found.startswith(f"error: {line}")
+
+
+def test_no_batch_size(corpus: Path, tmp_path: Path) -> None:
+    found = last_line("train", corpus, *without("--batch-size"), "--save-dir", tmp_path)
+    assert found.startswith("error: no batch size: give --batch-size")
+
+
+@pytest.mark.parametrize("command", ["eval-lm", "generate", "validate"])
+def test_no_such_checkpoint(corpus: Path, tmp_path: Path, command: str) -> None:
+    found = last_line(command, corpus, *TASK, "--path", tmp_path / "no.pt", "--batch-size", 2)
+    assert found == f"error: --path {tmp_path}/no.pt is no file: name a checkpoint"
+
+
+@pytest.mark.parametrize("split, advice", [("tset", ""), ("test7", "; fairseq-preprocess makes it from --testpref")])
+def test_no_such_split(corpus: Path, checkpoint: Path, split: str, advice: str) -> None:
+    found = last_line("eval-lm", corpus, *TASK, "--path", checkpoint, "--gen-subset", split)
+    assert found == f"error: split {split} is not in {corpus}: it has test, train, valid{advice}"
+
+
+def encoders() -> List["tuple[str, str, Sequence[str]]"]:
+    """Every tokenizer and BPE of fairseq that cannot do without a flag: (registry, name, flags)."""
+    found = []
+    for registry in ("bpe", "tokenizer"):
+        for name, config in REGISTRIES[registry]["dataclass_registry"].items():
+            assert issubclass(config, FairseqDataclass)
+            needed = [field.name for field in dataclasses.fields(config) if field.default == "???"]
+            if needed:
+                found.append((registry, name, needed))
+    return found
+
+
+@pytest.mark.parametrize("registry, name, needed", encoders(), ids=lambda value: str(value))
+def test_encoders_without_their_files(
+    checkpoint: Path, corpus: Path, registry: str, name: str, needed: Sequence[str]
+) -> None:
+    words = [corpus, *TASK, "--path", checkpoint, f"--{registry}", name]
+    found = last_line("interactive", *words)
+    flags = "|".join(needed).replace("_", "-")
+    assert re.match(rf"error: (--({flags}) is missing: \w+ needs it|a package is missing. Please install .*)$", found)
+
+
+def test_an_encoder_whose_file_is_not_there(checkpoint: Path, corpus: Path) -> None:
+    found = last_line("interactive", corpus, *TASK, "--path", checkpoint, "--bpe", "fastbpe", "--bpe-codes", "nowhere")
+    assert found == "error: nowhere is no file: name the one that the data was made with (--bpe-codes or alike)"
+
+
+def fail(rank: int) -> None:
+    raise UsageError(f"--rank {rank} is one too many: leave it out")
+
+
+def test_the_line_of_a_process_that_fairseq_started() -> None:
+    """Torch hands on the traceback of a process per GPU as text."""
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException) as error:
+        torch.multiprocessing.start_processes(fail, nprocs=1, start_method="fork")
+    assert explain(error.value) == "--rank 0 is one too many: leave it out"
+
+
+def test_what_is_no_mistake_of_the_user_keeps_its_traceback() -> None:
+    for error in (KeyError("bpc"), AssertionError("Must"), OSError("cached"), RuntimeError("shape")):
+        try:
+            raise error
+        except Exception as raised:
+            assert explain(raised) is None
+
+
+@pytest.mark.parametrize("no_save", [True, False])
+def test_nothing_is_left_by_a_crash_with_no_save(corpus: Path, tmp_path: Path, no_save: bool) -> None:
+    """Losses that are no numbers end a run; fairseq keeps what it crashed with, unless nothing is to be saved."""
+    flags = ["--lr", "1e30", "--clip-norm", "0", "--max-update", "20", "--save-dir", tmp_path / "run"]
+    done = run("train", corpus, *TINY, *flags, *(["--no-save"] if no_save else []), check=False)
+    assert done.returncode != 0, done.stdout[-1000:]
+    assert (tmp_path / "run" / "crash.pt").exists() == (not no_save)
