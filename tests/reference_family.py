@@ -105,7 +105,11 @@ def gaussian(t: Tensor, mean: float, variance: float) -> Tensor:
 
 
 def gaussian_attention(B: Tensor, mean: float, variance: float) -> Tensor:
-    """E_p[X(t)], p = N(mean, variance): [D]. Only places near the bumps count, so the grid is on [-4, 5]."""
+    """E_p[X(t)], p = N(mean, variance): [D].
+
+    Only places near the basis functions count, so the grid is within [-4, 5]; and only those within twelve standard
+    deviations of the mean: a grid that is not finer than the density would miss it.
+    """
     half = len(B) // 2
     two = widths(len(B))
     centres = torch.tensor([j / (half - 1) for _ in two for j in range(half)], dtype=torch.float64)
@@ -115,7 +119,8 @@ def gaussian_attention(B: Tensor, mean: float, variance: float) -> Tensor:
         psi = torch.exp(-((t[:, None] - centres) ** 2) / (2 * wide**2)) / (wide * math.sqrt(2 * math.pi))
         return gaussian(t, mean, variance)[:, None] * (psi @ B)
 
-    return integral(weighted, -4.0, 5.0)
+    reach = 12 * math.sqrt(variance)
+    return integral(weighted, max(-4.0, mean - reach), min(5.0, mean + reach))
 
 
 def kl(mean: float, variance: float, prior: float) -> float:
