@@ -9,7 +9,7 @@ import pytest
 import torch
 from bridge import build, dictionary_of
 from commands import Command
-from conftest import TINY, USER_DIR
+from conftest import TINY, USER_DIR, task_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import ReferenceConfig, stream_nll
@@ -123,7 +123,7 @@ def test_remembered_counts_the_own_document_only() -> None:
 
 
 def settings_of(data: Path, **changes: Optional[str]) -> MemoryLanguageModelingConfig:
-    return MemoryLanguageModelingConfig(data=str(data), context_window=0, varlen=False, **changes)
+    return task_config(data, **changes)
 
 
 def test_flags_that_contradict_each_other(corpus: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from bridge import build, dictionary_of
 from commands import Command, free_port
-from conftest import TINY, USER_DIR
+from conftest import TINY, USER_DIR, task_config
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from reference import ReferenceConfig
@@ -22,7 +22,6 @@ from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.dictionary import check_same, identify
 from lamemo_fairseq.data.spelling import Spelling
 from lamemo_fairseq.evaluation.plan import EvaluationPlan
-from lamemo_fairseq.plugin.config import MemoryLanguageModelingConfig
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 from lamemo_fairseq.plugin.task import MemoryLanguageModelingTask
 
@@ -165,9 +164,7 @@ def test_refusals_are_one_line(corpus: Path, checkpoint: Path, strangers: Dict[s
 
 def test_a_checkpoint_without_fingerprint_is_read(corpus: Path) -> None:
     """Checkpoints that others made keep nothing of their dictionary; those of a trainer keep it."""
-    task = MemoryLanguageModelingTask.setup_task(
-        MemoryLanguageModelingConfig(data=str(corpus), context_window=0, varlen=False)
-    )
+    task = MemoryLanguageModelingTask.setup_task(task_config(corpus))
     task.load_state_dict({})
     task.load_state_dict(task.state_dict())
     other = identify(dictionary_of(len(task.source_dictionary)))
@@ -177,9 +174,7 @@ def test_a_checkpoint_without_fingerprint_is_read(corpus: Path) -> None:
 
 def test_overrides_equal_a_model_built_with_them(corpus: Path, checkpoint: Path) -> None:
     """Memory length, clamped distances and equal lengths, beyond what was trained."""
-    task = MemoryLanguageModelingTask.setup_task(
-        MemoryLanguageModelingConfig(data=str(corpus), context_window=0, varlen=False, tokens_per_sample=16)
-    )
+    task = MemoryLanguageModelingTask.setup_task(task_config(corpus, tokens_per_sample=16))
     values = {"mem_len": 50, "clamp_len": 20, "same_length": True}
     [overridden], cfg, _ = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], values, task)
     assert task.memory_length == 50
