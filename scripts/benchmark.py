@@ -27,8 +27,8 @@ from benchmark_eval import Subject  # noqa: E402
 from fairseq.data import Dictionary  # noqa: E402
 
 from lamemo_fairseq.core.decoding import DecodingSegment  # noqa: E402
-from lamemo_fairseq.core.network import LaMemoDecoder  # noqa: E402
 from lamemo_fairseq.plugin.config import LaMemoConfig  # noqa: E402
+from lamemo_fairseq.plugin.decoder import LaMemoDecoder  # noqa: E402
 
 
 @dataclass(frozen=True)

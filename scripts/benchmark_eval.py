@@ -6,11 +6,11 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lamemo_fairseq.core.network import LaMemoDecoder
 from lamemo_fairseq.data.layout import Text
 from lamemo_fairseq.data.memory_store import MemoryStore
 from lamemo_fairseq.evaluation.plan import EvaluationPlan
 from lamemo_fairseq.evaluation.scoring import score_batches
+from lamemo_fairseq.plugin.decoder import LaMemoDecoder
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 
 Clock = Callable[[], float]

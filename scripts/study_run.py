@@ -18,8 +18,8 @@ import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
 
-from lamemo_fairseq.core.network import LaMemoDecoder
 from lamemo_fairseq.plugin.config import LaMemoConfig
+from lamemo_fairseq.plugin.decoder import LaMemoDecoder
 from lamemo_fairseq.plugin.presets import PRESETS
 from lamemo_fairseq.study import records as results
 from lamemo_fairseq.study import sample

@@ -7,8 +7,8 @@ from fairseq.data import Dictionary
 from reference import ReferenceConfig
 from torch import Tensor
 
-from lamemo_fairseq.core.network import LaMemoDecoder
 from lamemo_fairseq.plugin.config import LaMemoConfig
+from lamemo_fairseq.plugin.decoder import LaMemoDecoder
 
 SHARED = {
     "embed": "embed_tokens.weight",

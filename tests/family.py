@@ -6,9 +6,9 @@ import torch
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from lamemo_fairseq.core.network import LaMemoDecoder
 from lamemo_fairseq.data.memory_store import MemoryStore
 from lamemo_fairseq.plugin.config import LaMemoConfig
+from lamemo_fairseq.plugin.decoder import LaMemoDecoder
 
 ADAPTIVE = {"adaptive_softmax_cutoff": "9,15", "adaptive_softmax_factor": 2.0}
 KINDS: Dict[str, Dict[str, Any]] = {

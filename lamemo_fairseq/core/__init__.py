@@ -1,1 +1,23 @@
-"""The method: language models with memory, on torch alone."""
+"""Language models with memory, on torch alone.
+
+:class:`MemoryTransformer` is the model, :class:`ModelConfig` what it is made of, ``memory.KINDS`` what it can remember.
+"""
+
+from .config import ModelConfig
+from .documents import Separator
+from .errors import UsageError
+from .memory import KINDS, MemoryState
+from .network import Auxiliary, MemoryTransformer, ModelOutput
+from .vocabulary import VocabularyOptions
+
+__all__ = [
+    "KINDS",
+    "Auxiliary",
+    "MemoryState",
+    "MemoryTransformer",
+    "ModelConfig",
+    "ModelOutput",
+    "Separator",
+    "UsageError",
+    "VocabularyOptions",
+]

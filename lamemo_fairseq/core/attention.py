@@ -1,6 +1,7 @@
-"""Multi-head attention with relative positions, over the segment, its memory, and for the memory ahead.
+"""Multi-head attention with relative positions: causal for the segment, and looking ahead for the memory.
 
-Projections and biases around two calls of ``ops.attend``. Letters as in ``ops.py`` and ``positions.py``.
+Projections and biases around two calls of ``softmax.attend``, for whole segments; ``fast_decode.py`` does the same for
+single tokens. Slow reference: ``tests/reference.py`` (``segment``). Letters as in ``softmax.py`` and ``positions.py``.
 """
 
 from typing import Callable, NamedTuple, Optional
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import softmax as ops
-from .encodings import Distances, DistanceTable
+from .encodings import Biases, Distances, PositionEncoding
 from .kv_cache import Buffer
 from .memory.base import LongTermOutput
 from .positions import AttentionGeometry, LookAheadGeometry, align
@@ -19,26 +20,26 @@ from .softmax import Attention
 
 
 class Cache:
-    """Keys and values of an open segment, for decoding: those of the memory, then one by one its own.
+    """One layer's key-value cache while a segment is decoded: the memory's, then one by one the segment's own.
 
     ``distances`` are the projected encodings, which depend on weights alone; row ``zero_distance_index`` is that of
     distance 0.
     """
 
     def __init__(self, capacity: int) -> None:
-        # [B, H, room, d] and [B, H, d, room]: a single query reads both along their rows.
+        # [B, H, capacity, d] and [B, H, d, capacity]: a single query reads both along their rows.
         self.keys, self.values = Buffer(capacity, dim=2), Buffer(capacity, dim=3)
         self.distances: Optional[Distances] = None
         self.zero_distance_index = capacity
-        self.turned: Optional[Tensor] = None
+        self.keys_t: Optional[Tensor] = None
 
     def relative_keys_t(self) -> Tensor:
         """The distances' keys as single tokens read them, [H, d, S]."""
-        if self.turned is None:
+        if self.keys_t is None:
             assert self.distances is not None and self.keys.tensor is not None
             H, d = self.keys.tensor.size(1), self.keys.tensor.size(3)
-            self.turned = self.distances.keys.unflatten(-1, (H, d)).permute(1, 2, 0).contiguous()
-        return self.turned
+            self.keys_t = self.distances.keys.unflatten(-1, (H, d)).permute(1, 2, 0).contiguous()
+        return self.keys_t
 
     def select(self, order: Tensor) -> None:
         """Streams in another order."""
@@ -46,45 +47,14 @@ class Cache:
         self.values.select(order)
 
 
-class Biases(nn.Module):
-    """The vectors per head that all layers share: u (content) and w (position), for both directions.
-
-    ``disentangled`` has w_left and w_right, ``disentangled-v2`` splits u too, ``transformer-xl`` uses w_left
-    and u in both directions, ``absolute`` has none (LaMemo, section 3.3). ``shaw`` has some per layer instead:
-    see ``distances.DistanceTable``.
-    """
-
-    def __init__(self, encoding: str, looks_ahead: bool, heads: int, head_dim: int) -> None:
-        super().__init__()
-
-        def vector(wanted: bool) -> Optional[nn.Parameter]:
-            return nn.Parameter(torch.empty(heads, head_dim)) if wanted else None
-
-        split = looks_ahead and encoding.startswith("disentangled")
-        shared = encoding not in ("absolute", "shaw")
-        self.content = vector(shared)
-        self.position = vector(shared)
-        self.position_right = vector(split)
-        self.content_right = vector(split and encoding == "disentangled-v2")
-
-    def left(self) -> "tuple[Optional[Tensor], Optional[Tensor]]":
-        """(content, position) vectors [H, d] towards the past."""
-        return self.content, self.position
-
-    def right(self) -> "tuple[Optional[Tensor], Optional[Tensor]]":
-        """(content, position) vectors [H, d] towards the future."""
-        content = self.content if self.content_right is None else self.content_right
-        position = self.position if self.position_right is None else self.position_right
-        return content, position
-
-
 class AttentionOutput(NamedTuple):
-    """``rows`` [B, M' + N, D], M' = M where the memory looked ahead and else 0; ``attention_state`` for the memory.
+    """``hidden_states`` [B, M' + N, D], M' = M where the memory looked ahead and else 0; ``attention_state``
+    goes to the memory.
 
-    ``usage`` [B, T], the attention that each key received from the current tokens, or what ``beyond`` returned.
+    ``usage`` [B, T], the attention that each key received from the current tokens, or what ``long_term`` returned.
     """
 
-    rows: Tensor
+    hidden_states: Tensor
     attention_state: Optional[Attention]
     alpha: Optional[Tensor]
     usage: Optional[Tensor]
@@ -99,31 +69,28 @@ class RelativeAttention(nn.Module):
         heads: H.
         head_dim: d.
         dropout: on attention weights.
-        relative: project encodings of distances (False with absolute positions).
-        table: distances that are learned one by one, up to this many (``shaw``); None: sinusoids.
+        encoding: how distances enter.
     """
 
-    def __init__(
-        self, dim: int, heads: int, head_dim: int, dropout: float, relative: bool, table: Optional[int] = None
-    ) -> None:
+    def __init__(self, dim: int, heads: int, head_dim: int, dropout: float, encoding: PositionEncoding) -> None:
         super().__init__()
         self.heads, self.head_dim, self.dropout = heads, head_dim, dropout
         width = heads * head_dim
         self.q_proj = nn.Linear(dim, width, bias=False)
         self.kv_proj = nn.Linear(dim, 2 * width, bias=False)
-        self.r_proj = nn.Linear(dim, width, bias=False) if relative and table is None else None
-        self.table = None if table is None else DistanceTable(table, heads, head_dim)
+        self.r_proj = encoding.projection(width)
+        self.table = encoding.table(heads, head_dim)
         self.out_proj = nn.Linear(width, dim, bias=False)
 
     def forward(
         self,
         h: Tensor,
         memory: int,
-        plan: AttentionGeometry,
+        geometry: AttentionGeometry,
         biases: Biases,
         *,
         previous_attention: Optional[Attention] = None,
-        beyond: Optional[Callable[[Tensor], LongTermOutput]] = None,
+        long_term: Optional[Callable[[Tensor], LongTermOutput]] = None,
         want_lse: bool = False,
         want_usage: bool = False,
         cache: Optional[Cache] = None,
@@ -132,15 +99,15 @@ class RelativeAttention(nn.Module):
         """Attends from the current tokens and, where attention is ``previous_attention``, from the memory ahead.
 
         Args:
-            h: [B, M + N, D], ``memory`` = M rows of it older than the segment. In a further chunk of an open
-                segment M is 0, and what came before stands in ``cache``.
-            plan: distances and visibility of this segment.
+            h: [B, M + N, D], ``memory`` = M rows of it older than the segment. In a further chunk of a segment
+                that is decoded M is 0, and what came before stands in ``cache``.
+            geometry: encodings and masks of this segment.
             biases: shared vectors.
             previous_attention: what the memory rows gathered before; None where they are only read.
-            beyond: a further memory for the same queries, whose rows are added.
+            long_term: a memory that is no keys and values, read by the same queries; what it returns is added.
             want_lse: keep the outputs with their log-sum-exps.
             want_usage: return how much attention each key received, averaged over heads.
-            cache: keys and values of an open segment.
+            cache: keys and values so far, while a segment is decoded.
             probe: shown where attention goes.
         """
         keys, values = self.kv_proj(h).chunk(2, dim=-1)
@@ -148,19 +115,19 @@ class RelativeAttention(nn.Module):
         if cache is not None:
             keys = cache.keys.append(keys)
             values = cache.values.append(values.transpose(-2, -1)).transpose(-2, -1)
-        distances = self.project_distances(plan, cache)
+        distances = self.project_distances(geometry, cache)
         first = memory if previous_attention is None else 0
         queries = self.split(self.q_proj(h[:, first:])) * self.head_dim**-0.5
         current = queries[:, :, memory - first :]
 
         dropout = self.dropout if self.training else 0.0
-        scores = self.causal_scores(current, keys, distances, plan, biases)
+        scores = self.causal_scores(current, keys, distances, geometry, biases)
         left = ops.attend(scores, values, dropout=dropout, want_lse=want_lse)
         output, lse, alpha = left.output, left.lse, None
         if previous_attention is not None and memory > 0:
-            assert plan.ahead is not None and lse is not None and distances is not None
-            span = slice(memory - plan.ahead.keys + 1, memory + 1)
-            scores = self.ahead_scores(queries[:, :, :memory], keys[:, :, span], distances.keys, plan.ahead, biases)
+            assert geometry.ahead is not None and lse is not None and distances is not None
+            span = slice(memory - geometry.ahead.keys + 1, memory + 1)
+            scores = self.ahead_scores(queries[:, :, :memory], keys[:, :, span], distances.keys, geometry.ahead, biases)
             right = ops.attend(
                 scores, values[:, :, span], previous_attention=previous_attention, dropout=dropout, want_lse=True
             )
@@ -168,37 +135,39 @@ class RelativeAttention(nn.Module):
             output = torch.cat([right.output, output], dim=2)
             lse, alpha = torch.cat([right.lse, lse], dim=2), right.alpha
         if probe is not None:
-            probe.see(left.weights, plan.attn_mask, alpha)
-        rows = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
+            probe.see(left.weights, geometry.attn_mask, alpha)
+        hidden_states = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
         attention_state = None if lse is None else Attention(output.detach(), lse)
         usage = left.weights.detach().mean(1).sum(1) if want_usage else None  # [B, T]
-        if beyond is None:
-            return AttentionOutput(rows, attention_state, alpha, usage, None)
-        further = beyond(queries)
-        return AttentionOutput(rows + further.rows, attention_state, alpha, further.usage, further.loss)
+        if long_term is None:
+            return AttentionOutput(hidden_states, attention_state, alpha, usage, None)
+        further = long_term(queries)
+        return AttentionOutput(
+            hidden_states + further.hidden_states, attention_state, alpha, further.usage, further.loss
+        )
 
-    def split(self, rows: Tensor) -> Tensor:
+    def split(self, projected: Tensor) -> Tensor:
         """[B, n, H * d] -> [B, H, n, d]."""
-        return rows.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
-    def project_distances(self, plan: AttentionGeometry, cache: Optional[Cache]) -> Optional[Distances]:
+    def project_distances(self, geometry: AttentionGeometry, cache: Optional[Cache]) -> Optional[Distances]:
         """Encodings of distances as this layer sees them, or None."""
         if self.r_proj is None and self.table is None:
             return None
         if cache is not None and cache.distances is not None:
             return cache.distances
-        assert plan.encodings is not None
+        assert geometry.encodings is not None
         if self.table is not None:
-            projected = self.table(plan.encodings)
+            projected = self.table(geometry.encodings)
         else:
             assert self.r_proj is not None
-            projected = Distances(self.r_proj(plan.encodings), None)
+            projected = Distances(self.r_proj(geometry.encodings), None)
         if cache is not None:
             cache.distances = projected
         return projected
 
     def causal_scores(
-        self, queries: Tensor, keys: Tensor, distances: Optional[Distances], plan: AttentionGeometry, biases: Biases
+        self, queries: Tensor, keys: Tensor, distances: Optional[Distances], geometry: AttentionGeometry, biases: Biases
     ) -> Tensor:
         """(q + u)·k + (q + w_left)·R of the distance to the left: [B, H, N, T], hidden keys ``-inf``.
 
@@ -207,15 +176,15 @@ class RelativeAttention(nn.Module):
         content, position = biases.left() if self.table is None else self.table.left()
         scores = self.biased(queries, content) @ keys.transpose(-2, -1)
         if distances is not None:
-            R = distances.keys[plan.causal].unflatten(-1, (self.heads, self.head_dim))  # [T + 1, H, d]
+            R = distances.keys[geometry.causal].unflatten(-1, (self.heads, self.head_dim))  # [T + 1, H, d]
             B, H, N, d = queries.shape
             q = self.biased(queries, position).transpose(0, 1).reshape(H, B * N, d)
             products = torch.bmm(q, R.permute(1, 2, 0))  # [H, B * N, T + 1]: one R serves all streams
             products = products.view(H, B, N, -1)
             if distances.bias is not None:
-                products = products + distances.bias[plan.causal].t()[:, None, None] * d**-0.5
+                products = products + distances.bias[geometry.causal].t()[:, None, None] * d**-0.5
             scores += align(products).transpose(0, 1)
-        scores += plan.attn_mask
+        scores += geometry.attn_mask
         return scores
 
     def ahead_scores(

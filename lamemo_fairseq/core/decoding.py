@@ -1,8 +1,9 @@
-"""A segment that is still being written: what an incremental decoder keeps between tokens.
+"""Incremental decoding: the state of a segment that is still being written.
 
 The memory is refreshed once per segment, when its first token is known; all of the segment's tokens read the same
 refreshed rows. So a token costs its own projections and one row of attention, and the log-probabilities are those
-of the segment read at once. Letters as in ``ops.py``.
+of the segment read at once. Slow reference: ``stream_logits`` in
+``tests/reference.py``. Letters as in ``softmax.py``.
 """
 
 from dataclasses import replace
@@ -25,7 +26,7 @@ def is_identity(order: Tensor, streams: int) -> bool:
 
 
 class DecodingSegment:
-    """The memory a segment began with, and what its tokens left so far.
+    """A segment while it is decoded: the memory that it began with, key-value caches, and what its tokens left.
 
     Args:
         state: the memory before the segment.
@@ -36,7 +37,7 @@ class DecodingSegment:
 
     def __init__(self, state: MemoryState, capacity: int, layers: int, tracker: Optional[Tracker] = None) -> None:
         self.capacity, self.layers, self.tracker = capacity, layers, tracker
-        self.read = 0  # tokens of the whole text
+        self.tokens_seen = 0  # of the whole text
         self.weights: Optional[List[FastDecodeLayer]] = None  # as single tokens read them
         self.begin(state)
 
@@ -60,8 +61,8 @@ class DecodingSegment:
         """Whether the next token belongs to the next segment."""
         return self.length == self.capacity
 
-    def take(self, record: SegmentRecord) -> None:
-        """What a chunk of n tokens left."""
+    def append(self, record: SegmentRecord) -> None:
+        """Adds what a chunk of n tokens left."""
         count = record.embeddings.size(1)
         self.embeddings.append(record.embeddings)
         for layer, (rows, attention_state) in enumerate(zip(record.inputs, record.attention_state)):
@@ -76,7 +77,7 @@ class DecodingSegment:
                 # A later chunk has more keys; what is summed is the usage of the memory, which comes first.
                 self.usage[layer] = usage if so_far is None else so_far + usage[:, : so_far.size(1)]
         self.length += count
-        self.read += count
+        self.tokens_seen += count
 
     def step(self, x: Tensor, weights: List[FastDecodeLayer], reach: Optional[int]) -> Tensor:
         """One further token through all layers: embeddings [B, D] -> features [B, D]. ``reach`` as in positions."""
@@ -87,7 +88,7 @@ class DecodingSegment:
                 x, self.caches[number], reach, self.outputs[number], self.lses[number], self.stores_attention[number]
             )
         self.length += 1
-        self.read += 1
+        self.tokens_seen += 1
         return x
 
     def record(self) -> SegmentRecord:

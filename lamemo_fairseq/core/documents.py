@@ -1,15 +1,13 @@
-"""Where documents begin, so that a memory never reaches into the one before. No model here.
+"""Document boundaries: what separates documents, and which document each token of a stream belongs to.
 
 A document ends at a separator. Its source positions are numbered: the position whose input is the separator
 predicts the next document's first token, and belongs to that document.
 """
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional, Protocol
 
-import numpy as np
 import torch
-from fairseq.data import Dictionary
 from torch import Tensor
 
 from .errors import UsageError
@@ -17,8 +15,18 @@ from .errors import UsageError
 #: the number of places that belong to no document
 NO_DOCUMENT = -1
 
-# Tokens that are searched for separators at a time.
-CHUNK = 1 << 20
+
+class Symbols(Protocol):
+    """What a vocabulary has to answer, as fairseq's dictionary does."""
+
+    def eos(self) -> int:
+        """The symbol that ends a line."""
+
+    def index(self, sym: str) -> int:
+        """The number of a symbol."""
+
+    def __contains__(self, sym: str) -> bool:
+        """Whether it is known."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Separator:
     symbol: Optional[int] = None
 
     @staticmethod
-    def of(dictionary: Dictionary, symbol: Optional[str]) -> "Separator":
+    def of(dictionary: Symbols, symbol: Optional[str]) -> "Separator":
         """The separator that ``--document-separator`` names; ``UsageError`` where the dictionary lacks it."""
         if symbol is None:
             return Separator(dictionary.eos())
@@ -80,40 +88,3 @@ class Tracker:
     def select(self, order: Tensor) -> None:
         """Texts in another order: ``order`` [B'] of their numbers."""
         self.last, self.number = self.last.index_select(0, order), self.number.index_select(0, order)
-
-
-@dataclass(frozen=True)
-class Documents:
-    """The documents of a text.
-
-    Places are those of targets. A rotated text goes on behind its end: place ``total + p`` is p, read a second time.
-
-    Attributes:
-        total: tokens in the text.
-        begins: first token of each document, ascending, 0 first.
-    """
-
-    total: int
-    begins: np.ndarray
-
-    @staticmethod
-    def find(text: Any, separator: Separator) -> "Documents":
-        """Reads a :class:`~.data.Text` through and notes where documents begin."""
-        begins, before = [np.zeros(1, dtype=np.int64)], torch.tensor(separator.eos)
-        for start in range(0, text.total, CHUNK):
-            tokens = text.span(start, min(start + CHUNK, text.total))
-            begins.append(separator.ends(tokens, before).nonzero().squeeze(1).numpy() + start + 1)
-            before = tokens[-1]
-        places = np.concatenate(begins)
-        return Documents(text.total, places[places < text.total])
-
-    def numbers(self, start: int, end: int) -> Tensor:
-        """The document of each place from ``start`` to ``end`` - 1, [end - start] int64."""
-        turn, place = np.divmod(np.arange(start, end), self.total)
-        number = np.searchsorted(self.begins, place, side="right") - 1
-        return torch.from_numpy(number + turn * len(self.begins))
-
-    def firsts(self, start: int, end: int) -> Tensor:
-        """The place at which the document of each place begins, [end - start] int64."""
-        turn, number = np.divmod(self.numbers(start, end).numpy(), len(self.begins))
-        return torch.from_numpy(self.begins[number] + turn * self.total)

@@ -1,7 +1,21 @@
 """Errors that a user can mend: one line that names the flag, its value and the way out."""
 
-from hydra.errors import CompactHydraException
+from typing import Any
 
 
-class UsageError(ValueError, CompactHydraException):
-    """A mistake in flags, data or files, shown without a traceback: by ``messages.py``, and by hydra itself."""
+class UsageError(ValueError):
+    """A mistake in flags, data or files, which commands show without a traceback."""
+
+
+def at_least(name: str, value: float, least: float) -> None:
+    """Raises ``UsageError`` where the value of the flag for field ``name`` is too small."""
+    if value < least:
+        raise UsageError(f"--{name.replace('_', '-')} {value} is too small: choose {least} or more")
+
+
+def refuse_unless_default(options: Any, name: str, needed: str, given: str) -> None:
+    """Raises ``UsageError`` where a dataclass's field ``name`` was given that means nothing without ``needed``."""
+    value, flag = getattr(options, name), name.replace("_", "-")
+    if value != options.__dataclass_fields__[name].default:
+        shown = "" if value is True else f" {value}"
+        raise UsageError(f"--{flag}{shown} needs {needed}, not {given}: leave it out, or choose {needed}")

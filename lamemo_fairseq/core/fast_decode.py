@@ -1,8 +1,9 @@
-"""One token at a time through an open segment: what ``Layer`` computes, without what only whole segments need.
+"""Single-token decoding: what ``Layer`` computes, without what only whole segments need.
 
-A step reads every weight and every cached key once, so memory traffic is its cost. Here a layer is some fifteen
-calls on whole tensors: no plan, no mask (a new token sees all that is cached), no copies of what is cached, queries,
-keys and values from one product. Letters as in ``ops.py``; T keys, the new token's own included.
+A step reads every weight and every cached key once, so memory traffic is its cost. Here a layer is some fifteen calls
+on whole tensors: no geometry, no mask (a new token sees all that is cached), no copies of what is cached, queries, keys
+and values from one product. Slow reference: ``layer.py`` and ``attention.py`` (``tests/core/test_decoding.py``
+compares), and behind them ``tests/reference.py``. Letters as in ``softmax.py``; T keys, the new token's own included.
 """
 
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Biases, Cache
+from .attention import Cache
+from .encodings import Biases
 from .kv_cache import Buffer
 from .layer import Layer
 from .softmax import softmax_dtype
 
 
-def turned(weight: Tensor) -> Tensor:
+def transposed(weight: Tensor) -> Tensor:
     """A weight [out, in] as [in, out]. Products with few rows read that layout faster on a CPU; a GPU reads both."""
     return weight.t().contiguous() if weight.device.type == "cpu" else weight.t()
 
@@ -30,7 +32,7 @@ def ffn_shards(inner: int, device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class FastDecodeLayer:
-    """One layer's weights as a step reads them.
+    """One layer's weights in the layout that single-token decoding reads.
 
     Attributes:
         layer: whose weights.
@@ -63,12 +65,12 @@ class FastDecodeLayer:
         P = ffn_shards(feed.fc1.out_features, feed.fc1.weight.device)
         return FastDecodeLayer(
             layer,
-            torch.stack([turned(weight) for weight in projections]),
+            torch.stack([transposed(weight) for weight in projections]),
             vectors,
-            turned(attention.out_proj.weight),
-            torch.stack([turned(weight) for weight in feed.fc1.weight.chunk(P)]),
+            transposed(attention.out_proj.weight),
+            torch.stack([transposed(weight) for weight in feed.fc1.weight.chunk(P)]),
             feed.fc1.bias.view(P, 1, -1),
-            torch.stack([turned(weight) for weight in feed.fc2.weight.chunk(P, dim=1)]),
+            torch.stack([transposed(weight) for weight in feed.fc2.weight.chunk(P, dim=1)]),
         )
 
     def read(self, x: Tensor, cache: Cache, reach: Optional[int], output: Buffer, lse: Buffer, keep: bool) -> Tensor:
@@ -97,7 +99,7 @@ class FastDecodeLayer:
         mixed = torch.bmm(values, weights.to(x.dtype).transpose(1, 2))  # [B * H, d, 1]
         if keep:
             output.slot().copy_(mixed.view(B, H, d))
-            # As in ops.attend: p = exp(s - lse), read off at the largest weight.
+            # As in softmax.attend: p = exp(s - lse), read off at the largest weight.
             top = scores.amax(-1).to(weights.dtype) - weights.amax(-1).log()
             lse.slot().copy_(top.view(B, H))
         h = torch.addmm(x, mixed.view(B, H * d), self.out)

@@ -1,4 +1,4 @@
-"""Room that is allocated once and filled from the front, for decoding."""
+"""Preallocated buffers for incremental decoding, filled from the front."""
 
 from typing import Optional
 
@@ -36,7 +36,7 @@ class Buffer:
         return self.tensor.select(self.dim, self.length - 1)
 
     def flat(self) -> Tensor:
-        """All room of a [B, H, ., .] tensor, streams and heads as one dimension."""
+        """The whole of a [B, H, ., .] tensor, streams and heads as one dimension."""
         assert self.tensor is not None
         return self.tensor.flatten(0, 1)
 

@@ -1,6 +1,7 @@
-"""One layer: attention, feed-forward, and the norms and residuals around them.
+"""A transformer layer: attention, feed-forward, and the norms and residuals around them.
 
-It is handed what its memory recalls and never asks which kind of memory that is. Letters as in ``ops.py``.
+It is handed what its memory recalls and never asks which kind of memory that is. Slow reference: ``tests/reference.py``
+(``segment``). Letters as in ``softmax.py``.
 """
 
 from typing import NamedTuple, Optional
@@ -19,7 +20,7 @@ from .softmax import Attention, attend
 class LayerOutput(NamedTuple):
     """``current`` [B, N, D] and ``memory_hidden`` [B, M, D] go to the next layer, ``attention_state`` to the memory.
 
-    ``memory_hidden`` is the rows as they came where the memory did not look ahead.
+    ``memory_hidden`` is as it came where the memory did not look ahead.
     """
 
     current: Tensor
@@ -73,45 +74,46 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        recall: LayerMemory,
-        plan: AttentionGeometry,
+        memory: LayerMemory,
+        geometry: AttentionGeometry,
         biases: Biases,
         want_lse: bool,
         want_usage: bool,
         cache: Optional[Cache] = None,
         probe: Optional[LayerProbe] = None,
     ) -> LayerOutput:
-        """Reads ``recall`` and the current tokens ``x`` [B, N, D]."""
-        M = recall.rows.size(1)
-        h = torch.cat([recall.rows, x], dim=1)  # [B, M + N, D]
+        """Reads ``memory`` and the current tokens ``x`` [B, N, D]."""
+        M = memory.hidden_states.size(1)
+        h = torch.cat([memory.hidden_states, x], dim=1)  # [B, M + N, D]
         mixed = self.attention(
             self.attention_norm(h) if self.normalize_before else h,
             M,
-            plan,
+            geometry,
             biases,
-            previous_attention=recall.previous_attention,
-            beyond=recall.beyond,
+            previous_attention=memory.previous_attention,
+            long_term=memory.long_term,
             want_lse=want_lse,
             want_usage=want_usage,
             cache=cache,
             probe=probe,
         )
         # Without look-ahead the memory rows end here: only the current tokens go on.
-        read_only = h.size(1) - mixed.rows.size(1)
-        h = h[:, read_only:] + F.dropout(mixed.rows, self.dropout, self.training)
+        read_only = h.size(1) - mixed.hidden_states.size(1)
+        h = h[:, read_only:] + F.dropout(mixed.hidden_states, self.dropout, self.training)
         if self.normalize_before:
             h = h + self.feed_forward(self.feed_forward_norm(h))
         else:
             h = self.attention_norm(h)
             h = self.feed_forward_norm(h + self.feed_forward(h))
         refreshed = M - read_only
-        memory_hidden = h[:, :refreshed] if refreshed > 0 else recall.rows
+        memory_hidden = h[:, :refreshed] if refreshed > 0 else memory.hidden_states
         return LayerOutput(h[:, refreshed:], memory_hidden, mixed.attention_state, mixed.alpha, mixed.usage, mixed.loss)
 
-    def read_by_content(self, x: Tensor, rows: Tensor) -> Tensor:
-        """What ``x`` [B, N, D] reads in ``rows`` [B, m, D] by content alone: softmax(q·k / sqrt(d)) v.
+    def content_attention(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Attention of ``x`` [B, N, D] over ``rows`` [B, m, D] by content alone: softmax(q·k / sqrt(d)) v.
 
-        The layer's weights are held fixed: gradient reaches ``x`` and ``rows`` only.
+        The layer's weights are held fixed: gradient reaches ``x`` and ``rows`` only. Slow reference:
+        ``content_attention`` in ``tests/reference_family.py``.
 
         Shapes: -> [B, H, N, d].
         """

@@ -1,88 +1,104 @@
-"""The decoder: embeddings, layers, output layer, and how a segment continues from a memory.
+"""A transformer language model with memory: embeddings, layers, output layer, and a state from segment to segment.
 
-Letters as in ``ops.py``. Fairseq calls it in three ways: with a stream whose memory the segment continues
-(training, scoring), with an incremental state (generation), or with neither (one block, no memory).
+::
+
+    model = MemoryTransformer(ModelConfig(vocab_size=len(words)))
+    features, state, aux = model(tokens, state)          # a segment [B, N]; the first state is None
+    loss = -model.target_log_probs(features.flatten(0, 1), targets.flatten()).mean()
+
+    segment = model.open(streams=1, state=state)
+    features = model.decode_step(tokens, segment)        # [B, 1, D], of the last token
+
+Nothing is kept on the model: what it remembers is the state. Slow reference: ``tests/reference.py``
+(``segment``, ``stream_logits``). Letters as in ``softmax.py``.
 """
 
-from dataclasses import replace
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from dataclasses import dataclass, replace
+from typing import Dict, Iterator, List, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
-from fairseq.data import Dictionary
-from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..data.memory_store import MemoryStore
-from ..plugin.config import LaMemoConfig
-from .attention import Biases, RelativeAttention
+from .attention import RelativeAttention
+from .config import ModelConfig
 from .decoding import DecodingSegment
-from .documents import Separator, Tracker
+from .documents import Tracker
 from .errors import UsageError
 from .fast_decode import fast_decode_layers
 from .layer import Layer
-from .memory import KINDS, MemoryState, SegmentRecord
+from .memory import MemoryState, SegmentRecord
 from .positions import AttentionGeometry, Positions
 from .probe import Probe
 from .softmax import full_precision, softmax_dtype
 from .vocabulary import adaptive_head, embedding
 
-STATE_KEY = "lamemo"
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """What a segment gives beside features and state.
+
+    Attributes:
+        alphas: per layer that looked ahead, the weight [B, H, M] of the slots' earlier attention (LaMemo, equation 6).
+        usage: per layer, how much was read of each part of the memory, where its kind asks for that; else None.
+        losses: in training, what the memory wants to have minimised beside the text's loss, in nats per token.
+    """
+
+    alphas: List[Tensor]
+    usage: List[Optional[Tensor]]
+    losses: Dict[str, Tensor]
 
 
-class Pass(NamedTuple):
-    """One way up the layers: ``top`` [B, N, D], what the memory may take in, and alphas [layers][B, H, M]."""
+class ModelOutput(NamedTuple):
+    """``features`` [B, N, D] before the output layer, the memory after the segment, and what else there is to know."""
 
-    top: Tensor
+    features: Tensor
+    state: MemoryState
+    aux: Auxiliary
+
+
+class LayersOutput(NamedTuple):
+    """``features`` [B, N, D], what the memory may be updated with, and alphas per layer that looked ahead."""
+
+    features: Tensor
     record: SegmentRecord
     alphas: List[Tensor]
 
 
-class LaMemoDecoder(FairseqIncrementalDecoder):
+class MemoryTransformer(nn.Module):
     """A language model whose memory is any of ``memory.KINDS``.
 
     Args:
-        cfg: the model's configuration, checked.
-        dictionary: symbols; its size is V.
-        segment_length: tokens after which an incremental decoder refreshes its memory.
-        separator: behind which an incremental decoder reads on with an empty memory; None: it never does.
+        cfg: sizes and parts.
     """
 
-    def __init__(
-        self,
-        cfg: LaMemoConfig,
-        dictionary: Dictionary,
-        segment_length: int,
-        separator: Optional[Separator] = None,
-    ) -> None:
-        super().__init__(dictionary)
-        D, H, d = cfg.decoder_embed_dim, cfg.decoder_attention_heads, cfg.head_dim
-        self.dim, self.dropout, self.segment_length, self.separator = D, cfg.dropout, segment_length, separator
+    output_bias: Optional[Tensor]
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        nn.Module.__init__(self)  # not super(): a decoder of a framework is initialised by itself
+        self.dim, self.dropout = cfg.dim, cfg.dropout
+        self.segment_length, self.separator = cfg.segment_length, cfg.separator
         self.checkpoint_activations = cfg.checkpoint_activations
-        self.positions = Positions(
-            cfg.encoding,
-            D,
-            cfg.clamp_len if cfg.clamp_len > 0 else None,
-            KINDS[cfg.memory_type].capacity(cfg) if cfg.same_length else None,
-            cfg.look_ahead == "full",
-        )
-        self.memory = KINDS[cfg.memory_type](cfg)
-        self.embed_tokens = embedding(cfg, len(dictionary), dictionary.pad())
+        self.memory = cfg.make_memory()
+        encoding = cfg.make_encoding()
+        reach = self.memory.capacity if cfg.same_length else None
+        self.positions = Positions(encoding, reach, self.memory.looks_ahead, self.memory.looks_both_ways)
+        self.embed_tokens = embedding(cfg.vocabulary, cfg.vocab_size, cfg.pad, cfg.dim)
         # Fairseq looks for "adaptive_softmax", and would then take states for scores.
-        self.adaptive_head = adaptive_head(cfg, len(dictionary), self.embed_tokens)
-        bias = None if self.adaptive_head else nn.Parameter(torch.zeros(len(dictionary)))
+        self.adaptive_head = adaptive_head(cfg.vocabulary, cfg.vocab_size, cfg.dim, self.embed_tokens)
+        bias = None if self.adaptive_head else nn.Parameter(torch.zeros(cfg.vocab_size))
         self.register_parameter("output_bias", bias)
-        self.biases = Biases(cfg.encoding, self.memory.looks_ahead, H, d)
+        self.biases = encoding.biases(self.memory.looks_ahead, cfg.heads, cfg.head_width)
         self.layers = nn.ModuleList(
             Layer(
-                RelativeAttention(D, H, d, cfg.attention_dropout, self.positions.relative, cfg.max_distance),
-                D,
-                cfg.decoder_ffn_embed_dim,
+                RelativeAttention(cfg.dim, cfg.heads, cfg.head_width, cfg.attention_dropout, encoding),
+                cfg.dim,
+                cfg.ffn_dim,
                 cfg.dropout,
-                cfg.decoder_normalize_before,
+                cfg.normalize_before,
             )
-            for _ in range(cfg.decoder_layers)
+            for _ in range(cfg.layers)
         )
         self.reset_parameters()
 
@@ -97,85 +113,42 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
 
     def forward(
         self,
-        prev_output_tokens: Tensor,
-        encoder_out: None = None,
-        incremental_state: Optional[Dict[str, Any]] = None,
-        src_lengths: Optional[Tensor] = None,
-        features_only: bool = False,
-        stream: Optional[MemoryStore] = None,
-        segment: int = 0,
+        tokens: Tensor,
+        state: Optional[MemoryState] = None,
+        *,
         tokens_to_memory: Optional[int] = None,
         documents: Optional[Tensor] = None,
-        targets: Optional[Tensor] = None,
         probe: Optional[Probe] = None,
-        **unused: Any,
-    ) -> Tuple[Tensor, Dict[str, Any]]:
-        """Scores of the next tokens.
+    ) -> ModelOutput:
+        """Reads a segment behind a memory.
 
         Args:
-            prev_output_tokens: [B, N] ids.
-            encoder_out: always None: there is no encoder.
-            incremental_state: generation: only the tokens that were not yet read are, and the last one's scores
-                are returned.
-            src_lengths: not needed; fairseq passes it.
-            features_only: return states before the output layer.
-            stream: whose memory this segment continues; None reads the block alone.
-            segment: the segment's number in its stream.
+            tokens: [B, N] ids.
+            state: the memory, as the segment before returned it; None: empty.
             tokens_to_memory: how many of the tokens enter the memory (all, unless the last ones come again as context).
             documents: [B, N] numbers; a token sees only its own document. None: one document per stream.
-            targets: [B, N] ids whose log-probabilities [B, N] are returned in place of scores.
             probe: shown where attention goes.
-
-        Returns:
-            scores [B, N, V] (or features [B, N, D]) and a dictionary: ``alpha``, and in training ``losses``, what
-            the memory wants to have minimised beside the text's loss (see ``criterion.py``).
         """
-        if incremental_state is not None:
-            x = self.extend(prev_output_tokens, incremental_state)
-            extra: Dict[str, Any] = {"attn": None}  # fairseq's own generator looks for it
-        else:
-            x, extra = self.read(prev_output_tokens, stream, segment, tokens_to_memory, documents, probe)
-        if targets is not None:
-            return self.target_log_probs(x.flatten(0, 1), targets.flatten()).view(targets.shape), extra
-        return (x if features_only else self.output_layer(x)), extra
-
-    def read(
-        self,
-        tokens: Tensor,
-        stream: Optional[MemoryStore],
-        segment: int,
-        tokens_to_memory: Optional[int],
-        documents: Optional[Tensor],
-        probe: Optional[Probe] = None,
-    ) -> Tuple[Tensor, Dict[str, Any]]:
-        """One whole segment [B, N], from a stream's memory to a stream's memory."""
-        B, N = tokens.shape
         x = self.embed(tokens, 0)
-        state = None if stream is None else stream.recall(self, segment, B)
-        empty = self.memory.empty(B, x)
+        empty = self.memory.empty(tokens.size(0), x)
         state = empty if state is None else state.like(empty)
-        plan = self.plan(x, state, documents)
-        top, record, alphas = self.forward_layers(x, state, plan, documents, probe=probe)
-        extra: Dict[str, Any] = {"alpha": alphas}
-        tokens_to_memory = N if tokens_to_memory is None else tokens_to_memory
+        features, record, alphas = self.forward_layers(x, state, self.geometry(x, state, documents), documents, probe)
+        count = tokens.size(1) if tokens_to_memory is None else tokens_to_memory
+        losses = {}
         if self.training:
-            layers = [layer for layer in self.layers if isinstance(layer, Layer)]
-            extra["losses"] = self.memory.losses(state, record, tokens_to_memory, layers)
-        if stream is not None:
-            with full_precision(x):
-                after = self.memory.update(state, record, tokens_to_memory)
-            stream.keep(self, segment, after)
-            stream.alphas = alphas
-        return top, extra
+            losses = self.memory.losses(
+                state, record, count, [layer for layer in self.layers if isinstance(layer, Layer)]
+            )
+        with full_precision(x):
+            after = self.memory.update(state, record, count)
+        return ModelOutput(features, after, Auxiliary(alphas, record.usage, losses))
 
     def embed(self, tokens: Tensor, first: int) -> Tensor:
         """Scaled embeddings [B, N, D], after dropout; ``first`` is the place of the first in its segment."""
-        x = self.embed_tokens(tokens) * self.dim**0.5
-        if not self.positions.relative:
-            x = x + self.positions.places(first, tokens.size(1), x)
+        x = self.positions.encoding.add_places(self.embed_tokens(tokens) * self.dim**0.5, first)
         return F.dropout(x, self.dropout, self.training)
 
-    def plan(
+    def geometry(
         self,
         x: Tensor,
         state: MemoryState,
@@ -183,7 +156,7 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
         before: int = 0,
         capacity: Optional[int] = None,
     ) -> AttentionGeometry:
-        """The plan for tokens ``x`` [B, N, D] behind ``state`` (and ``before`` cached tokens)."""
+        """Masks and encodings for tokens ``x`` [B, N, D] behind ``state`` (and ``before`` cached tokens)."""
         B, N = x.shape[:2]
         if documents is not None and not self.memory.separates_documents:
             raise UsageError(
@@ -196,44 +169,36 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             if new is None:
                 new = x.new_zeros(B, before + N, dtype=torch.long)
             documents = torch.cat([held, new], dim=1)
-        plan = self.positions.plan(
-            N,
-            state.length,
-            state.last_written,
-            x,
-            looks_ahead=self.memory.looks_ahead,
-            before=before,
-            capacity=capacity,
-            documents=documents,
-        )
-        if plan.encodings is None or not self.training or not plan.encodings.is_floating_point():
-            return plan  # a learned table is read by distances as such (shaw): nothing of them can be dropped
-        return replace(plan, encodings=F.dropout(plan.encodings, self.dropout))
+        lengths = (N, state.length, state.last_written)
+        geometry = self.positions.geometry(*lengths, x, before=before, capacity=capacity, documents=documents)
+        if geometry.encodings is None or not self.training:
+            return geometry
+        return replace(geometry, encodings=self.positions.encoding.drop(geometry.encodings, self.dropout))
 
     def forward_layers(
         self,
         x: Tensor,
         state: MemoryState,
-        plan: AttentionGeometry,
+        geometry: AttentionGeometry,
         documents: Optional[Tensor] = None,
-        opened: Optional[DecodingSegment] = None,
         probe: Optional[Probe] = None,
-    ) -> Pass:
-        """Through all layers. With ``opened``, keys and values are cached, and a further chunk reads them."""
+        segment: Optional[DecodingSegment] = None,
+    ) -> LayersOutput:
+        """Through all layers. With ``segment``, keys and values are cached, and a further chunk reads them."""
         record, alphas = SegmentRecord(x, documents=documents), []
-        continued = opened is not None and opened.length > 0
+        continued = segment is not None and segment.length > 0
         memory_hidden = x[:, :0] if continued else self.memory.input_memory(state, x)
         for number, layer in enumerate(self.layers):
-            recall = self.memory.recall(state, number, memory_hidden)
+            memory = self.memory.recall(state, number, memory_hidden)
             if continued:
-                recall = recall.reread()
-            cache = None if opened is None else opened.caches[number]
-            if opened is not None:
-                opened.cached &= recall.beyond is None
+                memory = memory.cached()
+            cache = None if segment is None else segment.caches[number]
+            if segment is not None:
+                segment.cached &= memory.long_term is None
             record.inputs.append(x.detach())
             wants = self.memory.wants_attention(number), self.memory.wants_usage(number)
             look = None if probe is None else probe.layer(number)
-            arguments = (x, recall, plan, self.biases, *wants, cache, look)
+            arguments = (x, memory, geometry, self.biases, *wants, cache, look)
             if self.checkpoint_activations and self.training:
                 out = checkpoint(layer, *arguments, use_reentrant=False)
             else:
@@ -244,29 +209,26 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
             record.losses.append(out.loss)
             if out.alpha is not None:
                 alphas.append(out.alpha.detach())
-        return Pass(F.dropout(x, self.dropout, self.training), record, alphas)
+        return LayersOutput(F.dropout(x, self.dropout, self.training), record, alphas)
 
-    def extend(self, tokens: Tensor, incremental_state: Dict[str, Any]) -> Tensor:
-        """Reads those of ``tokens`` [B, t] that were not read yet; features [B, 1, D] of the last."""
-        opened: Optional[DecodingSegment] = incremental_state.get(STATE_KEY)
-        if opened is None:
-            opened = self.open(tokens.size(0))
-            incremental_state[STATE_KEY] = opened
-        top = None
-        for features in self.decode_tokens(tokens[:, opened.read :], opened):
-            top = features
-        assert top is not None, "no new token was given"
-        return top[:, -1:]
+    def output_layer(self, features: Tensor) -> Tensor:
+        """Scores [B, N, V] over the vocabulary: the weights are the embeddings', or log-probabilities if adaptive."""
+        if self.adaptive_head is not None:
+            return self.adaptive_head.log_probs(features)
+        assert isinstance(self.embed_tokens.weight, Tensor)
+        return F.linear(features, self.embed_tokens.weight, self.output_bias)
 
-    def decode_tokens(self, tokens: Tensor, opened: DecodingSegment) -> Iterator[Tensor]:
-        """Reads tokens [B, n] behind those that were read; features [B, n', D] of one (part of a) segment each."""
-        start = 0
-        while start < tokens.size(1):
-            if opened.is_full:
-                opened.close(self.memory)
-            chunk = tokens[:, start : start + opened.capacity - opened.length]
-            yield self.decode_chunk(chunk, opened)
-            start += chunk.size(1)
+    def log_probs(self, features: Tensor) -> Tensor:
+        """Log-probabilities [B, N, V] of the next tokens, in float32 or wider."""
+        return F.log_softmax(self.output_layer(features), dim=-1, dtype=softmax_dtype(features.dtype))
+
+    def target_log_probs(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities [n] of ``targets`` [n] given ``features`` [n, D], in float32 or wider."""
+        if self.adaptive_head is not None:
+            return self.adaptive_head.target_log_probs(features, targets)
+        return self.log_probs(features).gather(1, targets.unsqueeze(1)).squeeze(1)
+
+    # Decoding: the same segments, token by token.
 
     def open(self, streams: int, state: Optional[MemoryState] = None) -> DecodingSegment:
         """A segment that waits for its first token, behind ``state`` (default: an empty memory)."""
@@ -279,56 +241,38 @@ class LaMemoDecoder(FairseqIncrementalDecoder):
                 tracker.number, tracker.last = state.documents[:, -1], state.last
         return DecodingSegment(state, self.segment_length, len(self.layers), tracker)
 
-    def decode_chunk(self, tokens: Tensor, opened: DecodingSegment) -> Tensor:
-        """Reads tokens [B, n] that fit into the open segment; features [B, n, D]."""
-        x = self.embed(tokens, opened.length)
-        if tokens.size(1) == 1 and self.can_step(opened):
-            if opened.weights is None:
-                opened.weights = fast_decode_layers(self.layers, self.biases)
-            return opened.step(x.squeeze(1), opened.weights, self.positions.reach).unsqueeze(1)
-        documents = None if opened.tracker is None else opened.documents.append(opened.tracker.read(tokens))
-        plan = self.plan(x, opened.state, documents, before=opened.length, capacity=opened.capacity)
-        done = self.forward_layers(x, opened.state, plan, opened=opened)
-        opened.take(done.record)
-        return done.top
+    def decode_step(self, tokens: Tensor, segment: DecodingSegment) -> Tensor:
+        """Reads the next tokens [B, n] of a text; features [B, 1, D] of the last."""
+        assert tokens.size(1) > 0, "no new token was given"
+        *_, features = self.decode_tokens(tokens, segment)
+        return features[:, -1:]
 
-    def can_step(self, opened: DecodingSegment) -> bool:
-        """Whether a single token may go through ``steps.py``: what it reads is all in the caches of keys."""
+    def decode_tokens(self, tokens: Tensor, segment: DecodingSegment) -> Iterator[Tensor]:
+        """Reads the next tokens [B, n] of a text; yields features [B, n', D] of one (part of a) segment each."""
+        start = 0
+        while start < tokens.size(1):
+            if segment.is_full:
+                segment.close(self.memory)
+            chunk = tokens[:, start : start + segment.capacity - segment.length]
+            yield self.decode_chunk(chunk, segment)
+            start += chunk.size(1)
+
+    def decode_chunk(self, tokens: Tensor, segment: DecodingSegment) -> Tensor:
+        """Reads tokens [B, n] that fit into the segment; features [B, n, D]."""
+        x = self.embed(tokens, segment.length)
+        if tokens.size(1) == 1 and self.can_step(segment):
+            if segment.weights is None:
+                segment.weights = fast_decode_layers(self.layers, self.biases)
+            return segment.step(x.squeeze(1), segment.weights, self.positions.reach).unsqueeze(1)
+        documents = None if segment.tracker is None else segment.documents.append(segment.tracker.read(tokens))
+        geometry = self.geometry(x, segment.state, documents, before=segment.length, capacity=segment.capacity)
+        done = self.forward_layers(x, segment.state, geometry, segment=segment)
+        segment.append(done.record)
+        return done.features
+
+    def can_step(self, segment: DecodingSegment) -> bool:
+        """Whether a single token may go through ``fast_decode.py``: what it reads is all in the caches of keys."""
         counted = any(self.memory.wants_usage(layer) for layer in range(len(self.layers)))
-        learned = self.positions.encoding == "shaw"
-        apart = opened.tracker is not None
-        return opened.length > 0 and opened.cached and not (self.training or counted or learned or apart)
-
-    def reorder_incremental_state(self, incremental_state: Dict[str, Any], new_order: Tensor) -> None:
-        """Moves everything that a stream keeps to its new place; the identity costs nothing."""
-        opened: Optional[DecodingSegment] = incremental_state.get(STATE_KEY)
-        if opened is not None:
-            opened.reorder(new_order)
-
-    def output_layer(self, features: Tensor, **unused: Any) -> Tensor:
-        """Scores [B, N, V] over the vocabulary: the weights are the embeddings', or log-probabilities if adaptive."""
-        if self.adaptive_head is not None:
-            return self.adaptive_head.log_probs(features)
-        assert isinstance(self.embed_tokens.weight, Tensor)
-        return F.linear(features, self.embed_tokens.weight, self.output_bias)
-
-    def target_log_probs(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Log-probabilities [n] of ``targets`` [n] given ``features`` [n, D], in float32 or wider."""
-        if self.adaptive_head is not None:
-            return self.adaptive_head.target_log_probs(features, targets)
-        scores = F.log_softmax(self.output_layer(features), dim=-1, dtype=softmax_dtype(features.dtype))
-        return scores.gather(1, targets.unsqueeze(1)).squeeze(1)
-
-    def get_normalized_probs(
-        self,
-        net_output: Tuple[Tensor, Any],
-        log_probs: bool,
-        sample: Optional[Dict[str, Any]] = None,
-    ) -> Tensor:
-        """(Log-)probabilities [B, N, V], in float32 or wider."""
-        function = F.log_softmax if log_probs else F.softmax
-        return function(net_output[0], dim=-1, dtype=softmax_dtype(net_output[0].dtype))
-
-    def max_positions(self) -> int:
-        """No limit: fairseq needs a number, and this one is beyond any text."""
-        return 10**9
+        other_scores = not self.positions.encoding.fast_decode
+        apart = segment.tracker is not None
+        return segment.length > 0 and segment.cached and not (self.training or counted or other_scores or apart)

@@ -1,8 +1,9 @@
-"""Distances between tokens: sinusoids, the shift that aligns them with keys, and who may see whom.
+"""Relative positions: the shift that aligns distances with keys, and the attention masks.
 
-Pure functions and the plan that one segment shares between all layers. Memory sits at positions 0..M-1, the
-segment behind it. Letters as in ``ops.py``; A is the number of tokens that entered the memory last,
-K = min(A, M) the keys of the look-ahead pass, C the rows of one of its blocks.
+Pure functions, and the geometry that one segment shares between all layers. Memory sits at positions 0..M-1, the
+segment behind it. Slow reference: ``tests/reference.py`` (``score``, ``causal_keys``, ``look_ahead_keys``). Letters as
+in ``softmax.py``; A is the number of tokens that entered the memory last, K = min(A, M) the keys of the look-ahead
+pass, C the rows of one of its blocks.
 """
 
 from dataclasses import dataclass
@@ -11,23 +12,11 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from .encodings import PositionEncoding
+
 # Rows of memory whose look-ahead position scores are computed by one product. A block of C rows needs C + K
 # distances for K keys, so small blocks waste little and large ones feed the matrix unit: 64 is a compromise.
 BLOCK = 64
-
-
-def sinusoids(distance: Tensor, dim: int) -> Tensor:
-    """Encodings s(t) of signed distances, the sine half before the cosine half (arXiv 1901.02860, section 3.3).
-
-    Computed in the type of ``distance``, which must be float32 or wider: in half precision a sine at
-    position 800 is off by up to 0.33.
-
-    Shapes: [S] -> [S, dim].
-    """
-    assert distance.dtype in (torch.float32, torch.float64)
-    powers = torch.arange(0, dim, 2, dtype=distance.dtype, device=distance.device) / dim
-    angles = distance[:, None] / 10000**powers  # [S, dim / 2]
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 def align(products: Tensor) -> Tensor:
@@ -46,7 +35,7 @@ def align(products: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LookAheadGeometry:
-    """The look-ahead half of a plan: memory rows against the K keys that end at the first current token.
+    """The look-ahead half of a segment's geometry: memory rows against the K keys that end at the first current token.
 
     ``index`` [blocks, C + K] names, per block of memory rows, the rows of the encodings; ``attn_mask`` holds
     ``-inf`` where a row may not look, [M, K] or [B, 1, M, K].
@@ -59,7 +48,7 @@ class LookAheadGeometry:
 
 @dataclass(frozen=True)
 class AttentionGeometry:
-    """What all layers share about one segment (or one further chunk of an open segment).
+    """Masks and encodings that all layers share, of one segment (or of a further chunk of one that is decoded).
 
     ``encodings`` [S, D] of falling distances, down to 0 or, where the look-ahead needs them, below; the
     distances themselves, [S] int64, where a table has an entry for each; None for absolute positions. ``causal``
@@ -123,105 +112,65 @@ def ahead_index(memory: int, keys: int, top: int, lowest: int, signed: bool, dev
 
 @dataclass(frozen=True)
 class Positions:
-    """How distances are encoded and limited; makes the plans.
+    """Makes the geometry of segments.
 
     Attributes:
-        encoding: as ``--position-encoding``.
-        dim: D.
-        clamp_len: distances above it are encoded as it (None: no limit).
+        encoding: how distances are encoded.
         reach: tokens see keys nearer than it (``--same-length``, None: all).
-        full: the look-ahead goes to both sides (``--look-ahead full``).
+        looks_ahead: whether memory rows attend to their right.
+        full: the look-ahead goes to both sides.
     """
 
-    encoding: str
-    dim: int
-    clamp_len: Optional[int]
+    encoding: PositionEncoding
     reach: Optional[int]
+    looks_ahead: bool
     full: bool
 
-    @property
-    def relative(self) -> bool:
-        """Whether distances are encoded, rather than places in the segment."""
-        return self.encoding != "absolute"
-
-    def encode(self, top: int, lowest: int, like: Tensor) -> Tensor:
-        """Encodings of the distances ``top`` down to ``lowest``, [top - lowest + 1, D], typed as ``like``.
-
-        With ``shaw``, a learned table has the encodings, and the result is the distances, int64.
-        """
-        if self.encoding == "shaw":
-            at = torch.arange(top, lowest - 1, -1, device=like.device)
-            return at if self.clamp_len is None else at.clamp(max=self.clamp_len)
-        wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-        distance = torch.arange(top, lowest - 1, -1, dtype=wide, device=like.device)
-        if self.clamp_len is not None:
-            distance = distance.clamp(max=self.clamp_len)
-        return sinusoids(distance, self.dim).to(like.dtype)
-
-    def places(self, first: int, tokens: int, like: Tensor) -> Tensor:
-        """Absolute encodings [N, D] of the places first, first + 1, ... in a segment."""
-        wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-        place = torch.arange(first, first + tokens, dtype=wide, device=like.device)
-        return sinusoids(place, self.dim).to(like.dtype)
-
-    def plan(
+    def geometry(
         self,
         tokens: int,
         memory: int,
         last_written: int,
         like: Tensor,
         *,
-        looks_ahead: bool,
         before: int = 0,
         capacity: Optional[int] = None,
         documents: Optional[Tensor] = None,
     ) -> AttentionGeometry:
-        """The plan of a segment of N ``tokens`` behind M ``memory`` rows.
+        """The geometry of a segment of N ``tokens`` behind M ``memory`` rows.
 
         Args:
             tokens: N.
             memory: M.
             last_written: A, what entered the memory last.
-            like: a tensor whose type and device the plan takes.
-            looks_ahead: whether memory rows attend to their right.
-            before: tokens of the segment that are cached already, of an open segment; no look-ahead then.
-            capacity: tokens that an open segment can hold: the encodings reach that far, for later chunks.
+            like: a tensor whose type and device the masks and encodings take.
+            before: tokens of the segment that are cached already, while decoding; no look-ahead then.
+            capacity: tokens that a segment that is being decoded can hold: encodings reach that far, for later chunks.
             documents: [B, M + before + N] document numbers, None where each stream is one document.
         """
         keys = memory + before + tokens
-        device = like.device
-        visible = causal_visibility(tokens, keys, self.reach, device)
+        visible = causal_visibility(tokens, keys, self.reach, like.device)
         if documents is not None:
             visible = visible & same_document(documents[:, keys - tokens :], documents)
+        top = keys if capacity is None else memory + capacity
         ahead = None
-        if looks_ahead and memory > 0 and before == 0:
-            ahead = self.plan_ahead(memory, last_written, keys, capacity, like, documents)
-        if not self.relative:
-            return AttentionGeometry(None, slice(0), hide(visible, like.dtype), ahead)
-        top = keys if capacity is None else memory + capacity
-        lowest = -memory if looks_ahead and self.signed else 0
-        encodings = self.encode(top, lowest, like) if before == 0 else None
-        return AttentionGeometry(encodings, slice(top - keys, top + 1), hide(visible, like.dtype), ahead)
+        if self.looks_ahead and memory > 0 and before == 0:
+            ahead = self.look_ahead(memory, last_written, top, like, documents)
+        mask = hide(visible, like.dtype)
+        lowest = -memory if self.looks_ahead and self.encoding.signed else 0
+        encodings = self.encoding.encode(top, lowest, like) if before == 0 else None
+        return AttentionGeometry(encodings, slice(top - keys, top + 1), mask, ahead)
 
-    @property
-    def signed(self) -> bool:
-        """Whether a distance to the right is encoded as the negative distance that it is."""
-        return self.encoding == "transformer-xl"
-
-    def plan_ahead(
-        self,
-        memory: int,
-        last_written: int,
-        keys: int,
-        capacity: Optional[int],
-        like: Tensor,
-        documents: Optional[Tensor],
+    def look_ahead(
+        self, memory: int, last_written: int, top: int, like: Tensor, documents: Optional[Tensor]
     ) -> LookAheadGeometry:
-        """The look-ahead half: memory row i sees max(i, M - A) < j <= M (GENERAL rule: A, not N)."""
+        """The look-ahead half: memory row i sees max(i, M - A) < j <= M (LaMemo, section 3.1, for any A).
+
+        ``top`` is the largest distance that is encoded.
+        """
         seen = min(last_written, memory)
-        top = keys if capacity is None else memory + capacity
-        lowest = -memory if self.signed else 0
-        index = ahead_index(memory, seen, top, lowest, self.signed, like.device)
+        lowest = -memory if self.encoding.signed else 0
+        index = ahead_index(memory, seen, top, lowest, self.encoding.signed, like.device)
         visible = ahead_visibility(memory, seen, self.full, like.device)
         if documents is not None:
             span = documents[:, memory - seen + 1 : memory + 1]

@@ -1,6 +1,6 @@
-"""A look at attention: how much of it falls on the memory, and what the look-ahead changed, by distance.
+"""Attention statistics: how much of it falls on the memory, and what the look-ahead changed, by distance.
 
-A probe is handed down to the layers; without one they do nothing for it. Letters as in ``ops.py``.
+A probe is handed down to the layers; without one they do nothing for it. Letters as in ``softmax.py``.
 """
 
 from typing import Optional

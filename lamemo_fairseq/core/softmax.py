@@ -1,7 +1,10 @@
-"""One softmax, and what is kept of it.
+"""Softmax attention that can be continued later, by its log-sum-exp.
 
-The only place that decides how attention is computed. Letters, here and in every file of the package:
-B streams, H heads, d head width, D model width, M memory rows, N tokens of the segment, T = M + N keys.
+Whole segments compute attention here; single tokens have a form of their own in ``fast_decode.py``. Slow reference:
+``average`` and ``merge`` in ``tests/reference.py``.
+
+Letters, here and in every file of the core: B streams, H heads, d head width, D model width, M memory slots, N tokens
+of the segment, T = M + N keys, L layers, V words.
 """
 
 from typing import NamedTuple, Optional
@@ -12,7 +15,7 @@ from torch import Tensor
 
 
 class Attention(NamedTuple):
-    """An attention's result and the log-sum-exp of the scores behind it.
+    """Attention's output and the log-sum-exp of the scores behind it.
 
     With both, the softmax can be continued later over further keys (LaMemo, equations 5 to 7).
 
@@ -84,6 +87,6 @@ def attend(
 
 
 def mix(weights: Tensor, values: Tensor, dropout: float) -> Tensor:
-    """Weights [B, H, N, keys], some dropped, times values [B, H, keys, d]."""
+    """Attention weights [B, H, N, keys], after dropout, times values [B, H, keys, d]."""
     used = F.dropout(weights, dropout) if dropout > 0 else weights
     return used.to(values.dtype) @ values

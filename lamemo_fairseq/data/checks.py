@@ -4,7 +4,8 @@ import logging
 
 from fairseq.data import Dictionary
 
-from ..core.documents import Documents, Separator
+from ..core.documents import Separator
+from .documents import Documents
 from .layout import Layout, Text
 
 logger = logging.getLogger(__name__)

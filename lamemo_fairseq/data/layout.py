@@ -12,7 +12,8 @@ import torch
 from fairseq.data import FairseqDataset
 from torch import Tensor
 
-from ..core.documents import NO_DOCUMENT, Documents
+from ..core.documents import NO_DOCUMENT
+from .documents import Documents
 
 
 class Text(FairseqDataset):

@@ -6,7 +6,7 @@ only once its update was made.
 """
 
 import logging
-from typing import Any, Dict, Iterable, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from torch import Tensor
 
@@ -41,8 +41,7 @@ class MemoryStore:
         self.in_update = False
         #: what a resumed run must do before this stream is read on
         self.resumption: Optional[Any] = None
-        #: what the last segment saw: per layer that looked ahead, the weights [B, H, M] of what it held before
-        self.alphas: Iterable[Tensor] = ()
+        self.alphas: Sequence[Tensor] = ()
 
     def recall(self, decoder: Any, segment: int, streams: int) -> Optional[MemoryState]:
         """The state that ``segment`` continues, or None where it starts with an empty memory."""
@@ -59,8 +58,12 @@ class MemoryStore:
             logger.info("%s: segment %d continues the memory from before %d dropped", self.name, segment, dropped)
         return last.state
 
-    def keep(self, decoder: Any, segment: int, state: MemoryState) -> None:
-        """What ``segment`` left behind. Within an update it waits for :meth:`commit`."""
+    def keep(self, decoder: Any, segment: int, state: MemoryState, alphas: Sequence[Tensor] = ()) -> None:
+        """What ``segment`` left behind. Within an update it waits for :meth:`commit`.
+
+        ``alphas`` are for metrics: per layer that looked ahead, the weight [B, H, M] of what was known before.
+        """
+        self.alphas = alphas
         (self.pending if self.in_update else self.committed)[decoder] = CommittedState(segment + 1, state)
 
     def begin_update(self) -> None:

@@ -181,7 +181,7 @@ def evaluate(cell: Cell, args: argparse.Namespace, title: str) -> Dict[str, Any]
     seconds = time.perf_counter() - began
     result = {
         "memory_type": str(cfg.model.memory_type),
-        "position_encoding": model.decoder.positions.encoding,
+        "position_encoding": model.decoder.positions.encoding.name,
         "mem_len": batches.tally.memory,
         "seconds": round(seconds, 3),
         "tokens_per_second": round(batches.tally.score.scored / seconds, 1),

@@ -1,31 +1,51 @@
 """The flags of the model and of the task, and what must hold between them. No tensors here."""
 
-from dataclasses import dataclass, field
-from typing import Dict, Optional, Tuple
+from dataclasses import dataclass, field, fields, make_dataclass
+from enum import Enum
+from typing import Any, List, Optional, Type, TypeVar, get_type_hints
 
 from fairseq.data.indexed_dataset import get_available_dataset_impl
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
-from ..core.errors import UsageError
+from ..core.config import ModelConfig
+from ..core.documents import Separator
+from ..core.encodings import ENCODINGS
+from ..core.errors import UsageError, at_least, refuse_unless_default
 from ..core.memory import KINDS
+from ..core.vocabulary import VocabularyOptions
 
-# The encodings that each memory kind can use, the default first.
-ENCODINGS: Dict[str, Tuple[str, ...]] = {name: kind.encodings for name, kind in KINDS.items()}
+Options = TypeVar("Options")
 
 # Choices are made at run time, as fairseq wants them; a type checker cannot follow.
-MEMORY_TYPES = ChoiceEnum(list(ENCODINGS))
-POSITION_ENCODINGS = ChoiceEnum(["disentangled", "disentangled-v2", "transformer-xl", "shaw", "absolute"])
-COMPRESSIONS = ChoiceEnum(["conv", "dilated-conv", "mean", "max", "most-used"])
-LOOK_AHEADS = ChoiceEnum(["incremental", "full"])
+MEMORY_TYPES = ChoiceEnum(list(KINDS))
+POSITION_ENCODINGS = ChoiceEnum(list(ENCODINGS))
 MEMORY_RESETS = ChoiceEnum(["never", "document"])
 BREAK_MODES = ChoiceEnum(["none", "eos"])
 DATASET_IMPLS = ChoiceEnum(get_available_dataset_impl())
 
 
+def plain(value: Any) -> Any:
+    """A flag's value without fairseq's type of choices."""
+    return value.value if isinstance(value, Enum) else value
+
+
+def flags_of_kinds() -> Type[FairseqDataclass]:
+    """A dataclass of the flags that the memory kinds bring, each as its kind's file describes it."""
+    flags: List[Any] = []
+    for kind in KINDS.values():
+        types = get_type_hints(kind.options_class)
+        for option in fields(kind.options_class):
+            choices = option.metadata["choices"]
+            help_text = {"help": f"{kind.name}: {option.metadata['help']}"}
+            kind_of_value = ChoiceEnum(list(choices)) if choices else types[option.name]
+            flags.append((option.name, kind_of_value, field(default=option.default, metadata=help_text)))
+    return make_dataclass("FlagsOfKinds", flags, bases=(FairseqDataclass,))
+
+
 @dataclass
-class LaMemoConfig(FairseqDataclass):
-    """Flags of ``--arch lamemo_lm``."""
+class LaMemoConfig(flags_of_kinds()):  # type: ignore[misc]  # a class that is made at run time
+    """Flags of ``--arch lamemo_lm``: those of all models, and beside them each memory kind's own."""
 
     memory_type: MEMORY_TYPES = field(  # type: ignore[valid-type]
         default="lookahead", metadata={"help": "what is kept of earlier segments"}
@@ -35,13 +55,6 @@ class LaMemoConfig(FairseqDataclass):
         metadata={
             "help": "how distances enter attention (default: disentangled for lookahead, absolute for none, "
             "transformer-xl for the others)"
-        },
-    )
-    look_ahead: LOOK_AHEADS = field(  # type: ignore[valid-type]
-        default="incremental",
-        metadata={
-            "help": "keys of the memory's look-ahead: those not yet seen, or 'full': all that entered last, "
-            "on both sides"
         },
     )
     mem_len: int = field(default=128, metadata={"help": "tokens of earlier segments that are kept"})
@@ -66,33 +79,6 @@ class LaMemoConfig(FairseqDataclass):
         default=None,
         metadata={"help": "shaw: distances with an entry of their own (default: mem-len + tokens-per-sample)"},
     )
-    compressed_mem_len: Optional[int] = field(
-        default=None, metadata={"help": "compressive: compressed rows that are kept (default: mem-len)"}
-    )
-    compression_rate: int = field(default=2, metadata={"help": "compressive: rows that become one"})
-    compression: COMPRESSIONS = field(  # type: ignore[valid-type]
-        default="conv", metadata={"help": "compressive: how rows become one"}
-    )
-    reconstruction_weight: float = field(
-        default=1.0, metadata={"help": "compressive: weight of the loss that trains the compression"}
-    )
-    long_term_basis: int = field(default=64, metadata={"help": "continuous: bumps that make up the signal"})
-    long_term_samples: Optional[int] = field(
-        default=None, metadata={"help": "continuous: samples of the old signal in a fit (default: long-term-basis)"}
-    )
-    long_term_ridge: float = field(default=0.5, metadata={"help": "continuous: penalty of the ridge regression"})
-    long_term_contraction: float = field(
-        default=0.75, metadata={"help": "continuous: what the old signal is contracted to when rows enter"}
-    )
-    long_term_sticky: bool = field(
-        default=False, metadata={"help": "continuous: keep more of what was read more (sticky memories)"}
-    )
-    long_term_kl: float = field(
-        default=1e-5, metadata={"help": "continuous: weight of the regulariser of the densities' variances"}
-    )
-    long_term_sigma: float = field(
-        default=0.05, metadata={"help": "continuous: standard deviation that the regulariser pulls towards"}
-    )
     adaptive_input: bool = field(
         default=False, metadata={"help": "embeddings of rarer words are narrower (needs --adaptive-softmax-cutoff)"}
     )
@@ -115,8 +101,8 @@ class LaMemoConfig(FairseqDataclass):
     @property
     def encoding(self) -> str:
         """The position encoding, with the kind's own as default."""
-        chosen = self.position_encoding
-        return ENCODINGS[str(self.memory_type)][0] if chosen is None else str(chosen)
+        chosen = plain(self.position_encoding)
+        return KINDS[plain(self.memory_type)].encodings[0] if chosen is None else chosen
 
     @property
     def head_dim(self) -> int:
@@ -124,6 +110,44 @@ class LaMemoConfig(FairseqDataclass):
         if self.decoder_head_dim is not None:
             return self.decoder_head_dim
         return self.decoder_embed_dim // self.decoder_attention_heads
+
+    @property
+    def learns_distances(self) -> bool:
+        """Whether distances have entries that are learned, as many as ``max_distance``."""
+        return ENCODINGS[self.encoding].learned
+
+    def select(self, options: Type[Options]) -> Options:
+        """Those of the flags that the dataclass ``options`` has, as such."""
+        return options(**{option.name: plain(getattr(self, option.name)) for option in fields(options)})  # type: ignore[arg-type]
+
+    def model(
+        self, vocab_size: int, segment_length: int, separator: Optional[Separator] = None, pad: int = 0
+    ) -> ModelConfig:
+        """The same in the words of the core, checked."""
+        kind = plain(self.memory_type)
+        return ModelConfig(
+            vocab_size,
+            memory=kind,
+            options=self.select(KINDS[kind].options_class),
+            mem_len=self.mem_len,
+            encoding=self.encoding,
+            clamp_len=self.clamp_len if self.clamp_len > 0 else None,
+            max_distance=self.max_distance,
+            same_length=self.same_length,
+            layers=self.decoder_layers,
+            dim=self.decoder_embed_dim,
+            ffn_dim=self.decoder_ffn_embed_dim,
+            heads=self.decoder_attention_heads,
+            head_dim=self.decoder_head_dim,
+            normalize_before=self.decoder_normalize_before,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            checkpoint_activations=self.checkpoint_activations,
+            segment_length=segment_length,
+            separator=separator,
+            vocabulary=self.select(VocabularyOptions),
+            pad=pad,
+        )
 
     def check(self) -> None:
         """Raises ``UsageError`` where flags contradict each other, or make no model."""
@@ -148,70 +172,25 @@ class LaMemoConfig(FairseqDataclass):
             if not 0 <= getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} {getattr(self, name)} is not in [0, 1): choose e.g. 0.1")
-        allowed = ENCODINGS[str(self.memory_type)]
-        if self.encoding not in allowed:
-            raise UsageError(
-                f"--position-encoding {self.encoding} cannot be used with --memory-type "
-                f"{self.memory_type}: choose {' or '.join(allowed)}"
-            )
-        self.check_flags_of_kinds()
-        self.check_vocabulary()
+        self.model(vocab_size=1, segment_length=1)  # which checks the kind, its options and the encoding
+        self.check_flags_of_others()
         if self.clamp_len == 0 or self.clamp_len < -1:
             raise UsageError(f"--clamp-len {self.clamp_len} is no distance: choose 1 or more, or -1 for none")
         if self.same_length and self.mem_len == 0:
             raise UsageError("--same-length with --mem-len 0 leaves nothing to see: raise --mem-len")
 
-    def check_flags_of_kinds(self) -> None:
-        """A flag of another kind than the one chosen would do nothing."""
-        chosen = str(self.memory_type)
+    def check_flags_of_others(self) -> None:
+        """A flag of another kind, or of another encoding, than the one chosen would do nothing."""
+        chosen = plain(self.memory_type)
         for name, kind in KINDS.items():
-            for field_name in kind.flags if name != chosen else ():
-                self.refuse_unless_default(field_name, f"--memory-type {name}", f"--memory-type {chosen}")
-        if self.encoding != "shaw":
-            self.refuse_unless_default(
-                "max_distance", "--position-encoding shaw", f"--position-encoding {self.encoding}"
-            )
+            for option in fields(kind.options_class) if name != chosen else ():
+                refuse_unless_default(self, option.name, f"--memory-type {name}", f"--memory-type {chosen}")
+        if not self.learns_distances:
+            learned = " or ".join(name for name, encoding in ENCODINGS.items() if encoding.learned)
+            needed, given = (f"--position-encoding {name}" for name in (learned, self.encoding))
+            refuse_unless_default(self, "max_distance", needed, given)
         elif self.max_distance is not None:
             at_least("max_distance", self.max_distance, 1)
-        KINDS[chosen].check(self)
-
-    def check_vocabulary(self) -> None:
-        """Cutoffs against the dictionary are checked where it is known, in ``vocabulary.py``."""
-        softmax = self.adaptive_softmax_cutoff
-        if softmax is None:
-            for name in ("adaptive_input", "adaptive_softmax_factor", "adaptive_softmax_dropout"):
-                self.refuse_unless_default(name, "--adaptive-softmax-cutoff", "the full softmax")
-        if not self.adaptive_input:
-            for name in ("adaptive_input_cutoff", "adaptive_input_factor", "tie_adaptive_weights"):
-                self.refuse_unless_default(name, "--adaptive-input", "full embeddings")
-        if self.tie_adaptive_proj and not self.tie_adaptive_weights:
-            raise UsageError("--tie-adaptive-proj needs --tie-adaptive-weights: give both, or leave it out")
-        if self.tie_adaptive_weights:
-            if self.adaptive_input_cutoff not in (None, softmax):
-                raise UsageError(
-                    f"--tie-adaptive-weights needs equal cutoffs, not --adaptive-input-cutoff "
-                    f"{self.adaptive_input_cutoff} and --adaptive-softmax-cutoff {softmax}: leave out the first"
-                )
-            if self.adaptive_input_factor != self.adaptive_softmax_factor:
-                raise UsageError(
-                    f"--tie-adaptive-weights needs equal factors, not --adaptive-input-factor "
-                    f"{self.adaptive_input_factor:g} and --adaptive-softmax-factor {self.adaptive_softmax_factor:g}: "
-                    "choose one for both"
-                )
-
-    def refuse_unless_default(self, name: str, needed: str, given: str) -> None:
-        """Raises ``UsageError`` where field ``name`` was given, though it means nothing without ``needed``."""
-        value, flag = getattr(self, name), name.replace("_", "-")
-        if value != self.__dataclass_fields__[name].default:
-            shown = "" if value is True else f" {value}"
-            raise UsageError(f"--{flag}{shown} needs {needed}, not {given}: leave it out, or choose {needed}")
-
-
-def at_least(name: str, value: int, least: int) -> None:
-    """Raises ``UsageError`` where the flag's value is too small."""
-    if value < least:
-        flag = name.replace("_", "-")
-        raise UsageError(f"--{flag} {value} is too small: choose {least} or more")
 
 
 @dataclass

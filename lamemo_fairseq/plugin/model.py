@@ -12,9 +12,9 @@ from fairseq.models import (
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.network import LaMemoDecoder
 from ..generation.python_api import TextInterface, from_pretrained
 from .config import LaMemoConfig
+from .decoder import LaMemoDecoder
 from .presets import PRESETS
 from .task import MemoryLanguageModelingTask
 
@@ -44,9 +44,12 @@ class LaMemoLanguageModel(FairseqLanguageModel):
                 "the task feeds no ordered streams, so each block is read without memory: "
                 "--task memory_language_modeling reads text in order"
             )
-        if cfg.encoding == "shaw" and cfg.max_distance is None:
-            # Written back, because a checkpoint must find a table of this size whatever segments it is read with.
-            given.max_distance = cfg.max_distance = cfg.mem_len + segment_length
+        if cfg.learns_distances and cfg.max_distance is None:
+            cfg.max_distance = cfg.mem_len + segment_length
+            # The configuration that fairseq gave is the one that checkpoints keep, and from them the table must get
+            # this size again, whatever segments it is read with then.
+            given.max_distance = cfg.max_distance
+            logger.info("--max-distance %d: --mem-len + --tokens-per-sample, kept in checkpoints", cfg.max_distance)
         logger.info("memory: %s, %d tokens; positions: %s", cfg.memory_type, cfg.mem_len, cfg.encoding)
         return cls(LaMemoDecoder(cfg, task.source_dictionary, segment_length, separator))
 

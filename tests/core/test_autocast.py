@@ -58,7 +58,7 @@ def test_densities_are_no_products_of_16_bits() -> None:
     attention = make("continuous").float().memory.attentions[0]
     generator = torch.Generator().manual_seed(1)
     queries = torch.randn(1, 2, 4, attention.head_dim, generator=generator)
-    keys = torch.randn(1, 2, attention.bumps, attention.head_dim, generator=generator)
+    keys = torch.randn(1, 2, attention.basis_functions, attention.head_dim, generator=generator)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         got = attention.densities(queries, keys)
         products = queries @ keys.transpose(-2, -1)  # these are, as all scores

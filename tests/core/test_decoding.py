@@ -78,7 +78,7 @@ def test_far_beyond_the_segment(kind: str, dtype: torch.dtype, device: str) -> N
         scores = decoder.output_layer(features)
         assert torch.isfinite(scores).all()
         token = scores[:, :, 4:].argmax(-1) + 4
-    assert opened.read == 12 * SEGMENT
+    assert opened.tokens_seen == 12 * SEGMENT
     assert all(torch.isfinite(tensor).all() for tensor in opened.state.tensors.values())
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamemo_fairseq.core.memory import compressive, continuous
+from lamemo_fairseq.core.memory import signal as signals
 from lamemo_fairseq.data.memory_store import MemoryStore
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -121,11 +122,11 @@ def test_usage_is_the_attention_per_query() -> None:
         decoder(piece, stream=stream, segment=k)
     state = stream.committed[decoder].state
     layer, rows = decoder.layers[0], decoder.embed(tokens, 0)
-    plan = decoder.positions.plan(SEGMENT, 8, SEGMENT, rows, looks_ahead=False)
+    geometry = decoder.positions.geometry(SEGMENT, 8, SEGMENT, rows)
     q = layer.attention.split(layer.attention.q_proj(rows[:, 8:])) * layer.attention.head_dim**-0.5
     keys = layer.attention.split(layer.attention.kv_proj(rows).chunk(2, -1)[0])
-    distances = layer.attention.project_distances(plan, None)
-    weights = layer.attention.causal_scores(q, keys, distances, plan, decoder.biases).softmax(-1)
+    distances = layer.attention.project_distances(geometry, None)
+    weights = layer.attention.causal_scores(q, keys, distances, geometry, decoder.biases).softmax(-1)
     expected = weights.mean(1).mean(1)[:, 4:8]  # of rows 4 to 7, which were read by the third segment only
     torch.testing.assert_close(state.tensors["usage0"][:, :4], expected, **EXACT)
 
@@ -157,7 +158,7 @@ def test_ridge_regression(past: int, new: int, ridge: float) -> None:
     start = tau if past else 0.0
     places = [tau * (i + 0.5) / past for i in range(past)]
     places += [start + (1 - start) * (i + 0.5) / new for i in range(new)]
-    fit = continuous.regression(past, new, tau, count, ridge, torch.device("cpu"))
+    fit = signals.regression(past, new, tau, count, ridge, torch.device("cpu"))
     torch.testing.assert_close(fit.T @ values, reference.ridge(values, places, ridge, count), rtol=1e-8, atol=1e-8)
 
 
@@ -178,9 +179,9 @@ def test_contraction() -> None:
 def test_a_contracted_signal_dies_out(bumps: int, new: int) -> None:
     """Contracted again and again the signal does not grow, whatever the number of bumps."""
     memory = make("continuous", long_term_basis=bumps).memory
-    step = continuous.regression(memory.samples, new, memory.tau, bumps, memory.ridge, torch.device("cpu"))
-    places = continuous.midpoints(memory.samples, 0, 1, step)
-    again = step[: memory.samples].T @ continuous.evaluate(places, bumps)  # [E, E], coefficients to coefficients
+    step = signals.regression(memory.samples, new, memory.tau, bumps, memory.ridge, torch.device("cpu"))
+    places = signals.midpoints(memory.samples, 0, 1, step)
+    again = step[: memory.samples].T @ signals.evaluate(places, bumps)  # [E, E], coefficients to coefficients
     assert torch.linalg.eigvals(again).abs().max() < 0.95
 
 
@@ -194,7 +195,7 @@ def test_a_sticky_signal_stays_bounded(bumps: int) -> None:
     for number in range(300):
         rows = noise(2, 16, 12, seed=number)
         signal = memory.extend(signal, rows, usage)
-        height = (continuous.evaluate(continuous.midpoints(500, 0, 1, rows), bumps) @ signal).abs().max()
+        height = (signals.evaluate(signals.midpoints(500, 0, 1, rows), bumps) @ signal).abs().max()
         assert height < 1.2 * continuous.HEADROOM * rows.abs().max()
 
 
@@ -219,7 +220,7 @@ def test_gaussian_attention(seed: int) -> None:
             variance = torch.tensor(raw, dtype=torch.float64).exp().log1p().item()
             out[i, part] = Wv[part] @ reference.gaussian_attention(signal[0], mean, variance)
             divergence += reference.kl(mean, variance, 0.05**2) / 3
-    torch.testing.assert_close(got.rows[0], out @ attention.out_proj.weight.T, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(got.hidden_states[0], out @ attention.out_proj.weight.T, rtol=1e-7, atol=1e-7)
     assert float(got.loss.detach()) == pytest.approx(divergence, rel=1e-6)
 
 
@@ -238,7 +239,7 @@ def test_sticky_samples_are_quantiles_of_what_was_read(seed: int, count: int) ->
             for m, v in zip(mean.flatten().tolist(), variance.flatten().tolist())
         )
         assert usage[part].item() == pytest.approx(expected, abs=1e-6)
-    places = continuous.quantiles(usage[None], count)[0]
+    places = signals.quantiles(usage[None], count)[0]
     for number, place in enumerate(places.tolist()):
         whole = int(place * 8)
         below = usage[:whole].sum() + (place * 8 - whole) * (usage[whole] if whole < 8 else 0)

@@ -47,6 +47,15 @@ def test_the_walk_through(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
+    refused = "from lamemo_fairseq.plugin.config import LaMemoConfig; LaMemoConfig(stride=3).check()"
+    other = subprocess.run(
+        [sys.executable, "-c", refused],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert "--stride 3 needs --memory-type strided, not --memory-type lookahead" in other.stderr
     contract = (ROOT / "tests" / "core" / "test_contract.py").read_text().count("@every_kind")
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed.group(1)) >= contract
+    assert passed and int(passed.group(1)) >= 2 * contract

@@ -16,10 +16,11 @@ from reference import ReferenceConfig, stream_nll
 from reference_weights import random_weights
 from scoring_helpers import losses, reference_losses, text_of
 
-from lamemo_fairseq.core import documents
-from lamemo_fairseq.core.documents import Documents, Separator
+from lamemo_fairseq.core.documents import Separator
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.core.memory import MemoryState
+from lamemo_fairseq.data import documents
+from lamemo_fairseq.data.documents import Documents
 from lamemo_fairseq.data.layout import Layout, Segments
 from lamemo_fairseq.data.memory_store import MemoryStore
 from lamemo_fairseq.evaluation.plan import EvaluationPlan

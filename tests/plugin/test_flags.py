@@ -4,9 +4,9 @@ import pytest
 from family import SIZES, dictionary
 
 from lamemo_fairseq.core.errors import UsageError
-from lamemo_fairseq.core.network import LaMemoDecoder
 from lamemo_fairseq.plugin.config import LaMemoConfig
 from lamemo_fairseq.plugin.criterion import check_criterion
+from lamemo_fairseq.plugin.decoder import LaMemoDecoder
 
 WRONG = {
     "compression rate": ({"memory_type": "compressive", "compression_rate": 4}, "--compression-rate 4 does not divide"),

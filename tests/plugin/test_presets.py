@@ -17,19 +17,20 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
-from lamemo_fairseq.plugin.config import ENCODINGS, LaMemoConfig, MemoryLanguageModelingConfig
+from lamemo_fairseq.core.memory import KINDS
+from lamemo_fairseq.plugin.config import LaMemoConfig, MemoryLanguageModelingConfig
 from lamemo_fairseq.plugin.presets import PRESETS
 from lamemo_fairseq.plugin.recipes import RECIPES, command_line
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-@pytest.mark.parametrize("memory_type", sorted(ENCODINGS))
+@pytest.mark.parametrize("memory_type", sorted(KINDS))
 def test_presets_make_a_model(name: str, memory_type: str) -> None:
     args = argparse.Namespace(memory_type=memory_type)
     ARCH_CONFIG_REGISTRY[name](args)
     cfg = LaMemoConfig(**vars(args))
     cfg.check()
-    assert cfg.encoding == ENCODINGS[memory_type][0]
+    assert cfg.encoding == KINDS[memory_type].encodings[0]
     for field, value in PRESETS[name].items():
         assert getattr(cfg, field) == value
 

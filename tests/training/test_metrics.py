@@ -10,7 +10,6 @@ import torch
 from commands import ROOT, load, preprocess, train
 from test_precision import small_training
 
-from lamemo_fairseq.core.memory import KINDS
 from lamemo_fairseq.data.layout import Layout, Segments
 from lamemo_fairseq.data.varied_layout import varied
 from lamemo_fairseq.plugin.config import LaMemoConfig
@@ -69,7 +68,7 @@ def test_sizes_in_the_readme():
     for dtype in (torch.float32, torch.float16):
         like = torch.zeros((), dtype=dtype)
         M, D, L, H, d, w = cfg.mem_len, cfg.decoder_embed_dim, 16, 10, 41, like.element_size()
-        size = KINDS["lookahead"](cfg).full_bytes(1, like)
+        size = cfg.model(1, 1).make_memory().full_bytes(1, like)
         assert size == M * D * w + (L - 1) * H * M * (d * w + 4)
         assert f"{size:,} B" in page
     for gpus, segments in ((8, "10,753"), (64, "1,345"), (1024, "85")):

@@ -2,7 +2,7 @@
 
 from typing import Dict, Type
 
-from .base import LayerMemory, LongTermOutput, Memory, MemoryState, SegmentRecord
+from .base import LayerMemory, LongTermOutput, Memory, MemoryOptions, MemorySizes, MemoryState, SegmentRecord, option
 from .compressive import CompressiveMemory
 from .continuous import ContinuousMemory
 from .lookahead import LookAheadMemory
@@ -16,5 +16,16 @@ KINDS: Dict[str, Type[Memory]] = {
     "continuous": ContinuousMemory,
     "none": NoMemory,
 }
+assert all(kind.name == name for name, kind in KINDS.items())
 
-__all__ = ["KINDS", "LayerMemory", "LongTermOutput", "Memory", "MemoryState", "SegmentRecord"]
+__all__ = [
+    "KINDS",
+    "LayerMemory",
+    "LongTermOutput",
+    "Memory",
+    "MemoryOptions",
+    "MemorySizes",
+    "MemoryState",
+    "SegmentRecord",
+    "option",
+]

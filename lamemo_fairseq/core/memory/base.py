@@ -1,11 +1,11 @@
-"""What a memory is: a state that is handed from segment to segment, and the verbs that work on it.
+"""The interface of memories: an immutable state from segment to segment, and the methods that read and update it.
 
-A kind is one file with one class. No kind imports another; layers and attention never ask which kind they
-serve. Letters as in ``ops.py``; L is the number of layers.
+A kind is one file with one class and the flags that it alone has. No kind imports another; layers and attention never
+ask which kind they serve. Letters as in ``softmax.py``.
 """
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Callable, ClassVar, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,31 @@ from torch import Tensor, nn
 from ..softmax import Attention
 
 if TYPE_CHECKING:
-    from ...plugin.config import LaMemoConfig
     from ..layer import Layer
+
+
+@dataclass(frozen=True)
+class MemorySizes:
+    """What a memory needs to know of its model: slots M at most, layers L, D, H, d."""
+
+    mem_len: int
+    layers: int
+    dim: int
+    heads: int
+    head_dim: int
+
+
+def option(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
+    """A flag of a kind: a dataclass field with its default, the help that users read, and the values it may take."""
+    return field(default=default, metadata={"help": help, "choices": tuple(choices)})
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """The flags of a kind, each made by :func:`option`; a kind without any uses this class."""
+
+    def check(self, mem_len: int) -> None:
+        """Raises ``UsageError`` where the flags make no memory of ``mem_len`` slots."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +46,7 @@ class MemoryState:
 
     Attributes:
         tensors: by names that the kind chooses, each with the stream as its first dimension.
-        length: M, the rows held now, from 0 to mem_len.
+        length: M, the slots held now, from 0 to mem_len.
         last_written: A, the tokens that entered at the last update.
         documents: [B, M] int64 numbers of the documents that the rows belong to, -1 for a cleared row;
             None where each stream is one document.
@@ -66,40 +89,40 @@ class MemoryState:
 
 
 class LongTermOutput(NamedTuple):
-    """What a layer's queries found in a memory that is no rows of keys, to be added to attention's output.
+    """What a layer's queries read in a memory that is no keys and values, to be added to attention's output.
 
-    Shapes: ``rows`` [B, n, D]; ``usage`` [B, .], how much the queries read of each part, detached, or None;
+    Shapes: ``hidden_states`` [B, n, D]; ``usage`` [B, .], how much the queries read of each part, detached, or None;
     ``loss`` a number per token, or None.
     """
 
-    rows: Tensor
+    hidden_states: Tensor
     usage: Optional[Tensor] = None
     loss: Optional[Tensor] = None
 
 
 @dataclass(frozen=True)
 class LayerMemory:
-    """What one layer reads.
+    """What one layer reads of the memory.
 
     Attributes:
-        rows: [B, M, D], older than the segment; M may be 0, and the tensor is never missing.
-        previous_attention: attention that the rows gathered in earlier segments, to be continued by a look-ahead; None
-            where rows are only read.
-        beyond: reads a memory that is no rows, with the layer's scaled queries [B, H, n, d]; None without one.
+        hidden_states: [B, M, D], older than the segment; M may be 0, and the tensor is never missing.
+        previous_attention: attention that the slots gathered in earlier segments, to be continued by a look-ahead;
+            None where they are only read.
+        long_term: reads a memory that is no keys and values, with the layer's scaled queries [B, H, n, d]; or None.
     """
 
-    rows: Tensor
+    hidden_states: Tensor
     previous_attention: Optional[Attention] = None
-    beyond: Optional[Callable[[Tensor], LongTermOutput]] = None
+    long_term: Optional[Callable[[Tensor], LongTermOutput]] = None
 
-    def reread(self) -> "LayerMemory":
-        """For a further chunk of an open segment: keys and values of the rows are cached, the rest is not."""
-        return LayerMemory(self.rows[:, :0], beyond=self.beyond)
+    def cached(self) -> "LayerMemory":
+        """For a further chunk while decoding: keys and values of the slots are cached, the rest is not."""
+        return LayerMemory(self.hidden_states[:, :0], long_term=self.long_term)
 
 
 @dataclass
 class SegmentRecord:
-    """What a segment leaves behind, layer by layer, for the memory to take in.
+    """What a segment leaves, layer by layer, for the memory to be updated with.
 
     Attributes:
         embeddings: [B, N, D], scaled, after dropout.
@@ -121,36 +144,41 @@ class SegmentRecord:
 
 
 class Memory(nn.Module):
-    """A memory kind. Subclasses fill in four verbs; the rest is shared.
+    """A memory kind. Subclasses fill in four methods; the rest is shared.
 
     Args:
-        cfg: the model's configuration, checked.
+        sizes: of the model.
+        options: the kind's own flags, checked; an instance of ``options_class``.
     """
 
+    #: the value of ``--memory-type``
+    name: ClassVar[str]
     #: values of ``--position-encoding`` that go with the kind, the default first
     encodings: ClassVar[Tuple[str, ...]] = ("transformer-xl",)
-    #: fields of the configuration that mean nothing to other kinds
-    flags: ClassVar[Tuple[str, ...]] = ()
-    #: whether rows are refreshed from the bottom up in every segment, by looking ahead
+    #: the flags that mean nothing to other kinds
+    options_class: ClassVar[Type[MemoryOptions]] = MemoryOptions
+    #: whether slots are refreshed from the lowest layer upwards in every segment, by looking ahead
     looks_ahead: ClassVar[bool] = False
-    #: whether rows know which document they belong to
+    #: whether slots know which document they belong to
     separates_documents: ClassVar[bool] = True
 
-    def __init__(self, cfg: "LaMemoConfig") -> None:
+    def __init__(self, sizes: MemorySizes, options: MemoryOptions) -> None:
         super().__init__()
-        self.mem_len, self.layers, self.dim = cfg.mem_len, cfg.decoder_layers, cfg.decoder_embed_dim
-        self.heads, self.head_dim = cfg.decoder_attention_heads, cfg.head_dim
+        self.mem_len, self.layers, self.dim = sizes.mem_len, sizes.layers, sizes.dim
+        self.heads, self.head_dim = sizes.heads, sizes.head_dim
         #: flags with which a saved state must have been made to be continued
-        self.made_with = {name: str(getattr(cfg, name)) for name in ("memory_type", "mem_len", *self.flags)}
+        made_with = {"memory_type": self.name, "mem_len": sizes.mem_len, **asdict(options)}
+        self.made_with = {flag: str(value) for flag, value in made_with.items()}
 
-    @classmethod
-    def check(cls, cfg: "LaMemoConfig") -> None:
-        """Raises ``UsageError`` where the kind's own flags make no memory."""
+    @property
+    def capacity(self) -> int:
+        """Slots of a full memory."""
+        return self.mem_len
 
-    @classmethod
-    def capacity(cls, cfg: "LaMemoConfig") -> int:
-        """Rows that a full memory holds."""
-        return cfg.mem_len
+    @property
+    def looks_both_ways(self) -> bool:
+        """Whether the look-ahead goes to the left too (``--look-ahead full``)."""
+        return False
 
     @property
     def auxiliary_loss_names(self) -> Tuple[str, ...]:
@@ -179,11 +207,11 @@ class Memory(nn.Module):
         raise NotImplementedError
 
     def input_memory(self, state: MemoryState, like: Tensor) -> Tensor:
-        """The rows [B, M, D] that go into the lowest layer beside the embeddings ``like`` [B, N, D]."""
+        """The hidden states [B, M, D] that go into the lowest layer beside the embeddings ``like`` [B, N, D]."""
         raise NotImplementedError
 
     def recall(self, state: MemoryState, layer: int, memory_hidden: Tensor) -> LayerMemory:
-        """What ``layer`` reads, given the rows [B, M, D] that the layer below passed up."""
+        """What ``layer`` reads, given the memory's states [B, M, D] that the layer below passed up."""
         raise NotImplementedError
 
     def wants_attention(self, layer: int) -> bool:
@@ -191,7 +219,7 @@ class Memory(nn.Module):
         return False
 
     def wants_usage(self, layer: int) -> bool:
-        """Whether :meth:`update` needs how much attention each row of ``layer`` received."""
+        """Whether :meth:`update` needs how much attention each slot of ``layer`` received."""
         return False
 
     def losses(
@@ -215,12 +243,12 @@ class Memory(nn.Module):
         return torch.cat([left, new.detach().narrow(dim, tokens_to_memory - taken, taken)], dim=dim)
 
     def push_documents(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> Optional[Tensor]:
-        """The document numbers of the rows after a segment, or None where there never were any."""
+        """The document numbers of the slots after a segment, or None where there never were any."""
         numbers = self.join_documents(state, record, tokens_to_memory)
         return None if numbers is None else numbers[:, max(0, numbers.size(1) - self.mem_len) :]
 
     def join_documents(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> Optional[Tensor]:
-        """The document numbers [B, M + advance] of the rows held and those that enter, or None without any."""
+        """Document numbers [B, M + tokens_to_memory] of the slots held and of those that enter, None without any."""
         if state.documents is None and record.documents is None:
             return None
         streams, tokens = record.embeddings.shape[:2]

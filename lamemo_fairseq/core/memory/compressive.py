@@ -1,8 +1,9 @@
-"""Compressive Transformer's memory: rows that grow old are compressed, not dropped (arXiv 1911.05507).
+"""Compressive Transformer's memory: hidden states that grow old are compressed, not dropped (arXiv 1911.05507).
 
 A layer reads two queues as one, oldest first: compressed rows, then the inputs of the last mem_len tokens as they
-were. What leaves the second queue enters the first, c rows as one, c the compression rate. Letters as in ``ops.py``;
-m compressed rows.
+were. What leaves the second queue enters the first, c rows as one, c the compression rate. Slow reference:
+``compress_*`` and ``content_attention`` in ``tests/reference_family.py``. Letters as in ``softmax.py``; m compressed
+rows.
 
 What the paper leaves open, and what is done here:
 
@@ -17,6 +18,7 @@ What the paper leaves open, and what is done here:
 """
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -25,11 +27,37 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..softmax import softmax_dtype
-from .base import LayerMemory, Memory, MemoryState, SegmentRecord
+from .base import LayerMemory, Memory, MemoryOptions, MemorySizes, MemoryState, SegmentRecord, option
 
 if TYPE_CHECKING:
-    from ...plugin.config import LaMemoConfig
     from ..layer import Layer
+
+
+@dataclass(frozen=True)
+class CompressiveOptions(MemoryOptions):
+    """Flags of ``--memory-type compressive``."""
+
+    compressed_mem_len: Optional[int] = option(None, "compressed rows that are kept (default: mem-len)")
+    compression_rate: int = option(2, "rows that become one")
+    compression: str = option(
+        "conv", "how rows become one", choices=("conv", "dilated-conv", "mean", "max", "most-used")
+    )
+    reconstruction_weight: float = option(1.0, "weight of the loss that trains the compression")
+
+    def compressed_len(self, mem_len: int) -> int:
+        """Compressed rows that are held at most: as many as plain ones, unless the flag says otherwise."""
+        return mem_len if self.compressed_mem_len is None else self.compressed_mem_len
+
+    def check(self, mem_len: int) -> None:
+        rate = self.compression_rate
+        if rate < 2:
+            raise UsageError(f"--compression-rate {rate} compresses nothing: choose 2 or more")
+        if mem_len % rate:
+            raise UsageError(f"--compression-rate {rate} does not divide --mem-len {mem_len}: choose a divisor")
+        if self.compressed_len(mem_len) < 0:
+            raise UsageError(f"--compressed-mem-len {self.compressed_mem_len} is too small: choose 0 or more")
+        if self.reconstruction_weight < 0:
+            raise UsageError(f"--reconstruction-weight {self.reconstruction_weight} is negative: choose e.g. 1")
 
 
 class Pool(nn.Module):
@@ -82,13 +110,14 @@ class CompressiveMemory(Memory):
     of c; with multiples of c this is the paper's rule.
     """
 
-    flags = ("compressed_mem_len", "compression_rate", "compression", "reconstruction_weight")
+    name = "compressive"
+    options_class = CompressiveOptions
 
-    def __init__(self, cfg: "LaMemoConfig") -> None:
-        super().__init__(cfg)
-        self.rate, self.compressed_len = cfg.compression_rate, compressed_len(cfg)
-        self.weight = cfg.reconstruction_weight
-        self.selects = cfg.compression == "most-used"
+    def __init__(self, sizes: MemorySizes, options: CompressiveOptions) -> None:
+        super().__init__(sizes, options)
+        self.rate, self.compressed_len = options.compression_rate, options.compressed_len(sizes.mem_len)
+        self.weight = options.reconstruction_weight
+        self.selects = options.compression == "most-used"
         makers: Dict[str, Callable[[], nn.Module]] = {
             "mean": lambda: Pool(self.rate, lambda groups: groups.mean(2)),
             "max": lambda: Pool(self.rate, lambda groups: groups.amax(2)),
@@ -97,27 +126,15 @@ class CompressiveMemory(Memory):
         }
         # One compression per layer, as the paper's algorithm 1 has it.
         self.compressions = nn.ModuleList(
-            [] if self.selects else [makers[cfg.compression]() for _ in range(self.layers)]
+            [] if self.selects else [makers[options.compression]() for _ in range(self.layers)]
         )
         # Groups whose rows a compressed row holds something of: its own, and those that a dilation reaches back into.
-        dilated = cfg.compression == "dilated-conv"
+        dilated = options.compression == "dilated-conv"
         self.reach = 1 + (math.ceil((self.rate - 1) * (dilation(self.rate) - 1) / self.rate) if dilated else 0)
 
-    @classmethod
-    def check(cls, cfg: "LaMemoConfig") -> None:
-        rate = cfg.compression_rate
-        if rate < 2:
-            raise UsageError(f"--compression-rate {rate} compresses nothing: choose 2 or more")
-        if cfg.mem_len % rate:
-            raise UsageError(f"--compression-rate {rate} does not divide --mem-len {cfg.mem_len}: choose a divisor")
-        if compressed_len(cfg) < 0:
-            raise UsageError(f"--compressed-mem-len {cfg.compressed_mem_len} is too small: choose 0 or more")
-        if cfg.reconstruction_weight < 0:
-            raise UsageError(f"--reconstruction-weight {cfg.reconstruction_weight} is negative: choose e.g. 1")
-
-    @classmethod
-    def capacity(cls, cfg: "LaMemoConfig") -> int:
-        return cfg.mem_len + compressed_len(cfg)
+    @property
+    def capacity(self) -> int:
+        return self.mem_len + self.compressed_len
 
     @property
     def span(self) -> int:
@@ -175,7 +192,7 @@ class CompressiveMemory(Memory):
             tensors[f"compressed{layer}"] = self.last(torch.cat([state.tensors[f"compressed{layer}"], new], dim=1))
         length = tensors["compressed0"].size(1) + tensors["layer0"].size(1)
         return MemoryState(
-            tensors, length, tokens_to_memory, self.absorb_documents(state, record, tokens_to_memory, held, out)
+            tensors, length, tokens_to_memory, self.update_documents(state, record, tokens_to_memory, held, out)
         )
 
     def last(self, compressed: Tensor) -> Tensor:
@@ -183,7 +200,7 @@ class CompressiveMemory(Memory):
         return compressed[:, max(0, compressed.size(1) - self.compressed_len) :]
 
     def used(self, state: MemoryState, record: SegmentRecord, layer: int, tokens_to_memory: int) -> Tensor:
-        """Usage [B, M' + advance] of the plain rows, this segment's reading included."""
+        """Usage [B, M' + tokens_to_memory] of the plain rows, this segment's reading included."""
         before = state.tensors[f"usage{layer}"]
         read = record.usage[layer]
         assert read is not None
@@ -210,13 +227,13 @@ class CompressiveMemory(Memory):
             x = record.inputs[layer].detach()
             rows = torch.cat([state.tensors[f"layer{layer}"], x[:, :tokens_to_memory]], dim=1)[:, :out]
             with torch.no_grad():
-                wanted = layers[layer].read_by_content(x, rows)
-            got = layers[layer].read_by_content(x, self.compressions[layer](rows))
+                wanted = layers[layer].content_attention(x, rows)
+            got = layers[layer].content_attention(x, self.compressions[layer](rows))
             wide = softmax_dtype(x.dtype)
             terms.append(F.mse_loss(got.to(wide), wanted.to(wide)))
         return {"reconstruction": self.weight * torch.stack(terms).sum()}
 
-    def absorb_documents(
+    def update_documents(
         self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int, held: int, out: int
     ) -> Optional[Tensor]:
         """Document numbers [B, M]; a compressed row that holds something of two documents is cleared (-1)."""
@@ -238,8 +255,3 @@ class CompressiveMemory(Memory):
                 highest = torch.cat([highest[:, :1], torch.maximum(highest[:, 1:], highest[:, :-1])], dim=1)
             new = torch.where(lowest == highest, lowest, -1)
         return torch.cat([self.last(torch.cat([compressed, new], dim=1)), plain[:, out:]], dim=1)
-
-
-def compressed_len(cfg: "LaMemoConfig") -> int:
-    """Compressed rows that are held at most: as many as plain ones, unless the flag says otherwise."""
-    return cfg.mem_len if cfg.compressed_mem_len is None else cfg.compressed_mem_len

@@ -1,26 +1,48 @@
-"""LaMemo's memory: rows that go on attending to what comes after them (arXiv 2204.07341).
+"""Look-ahead memory (LaMemo, arXiv 2204.07341): its tokens go on attending to what comes after them.
 
 Kept are the embeddings of the last mem_len tokens and, per layer, what these tokens' attention has gathered so
-far with its log-sum-exp. A layer's rows are not kept: they are recomputed in each segment, from the embeddings
-upward, because looking ahead changes them.
+far with its log-sum-exp. A layer's hidden states are not kept: they are recomputed in each segment, from the
+embeddings upward, because looking ahead changes them. Slow reference: ``segment`` in ``tests/reference.py``.
 """
+
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..softmax import Attention, softmax_dtype
-from .base import LayerMemory, Memory, MemoryState, SegmentRecord
+from .base import LayerMemory, Memory, MemoryOptions, MemorySizes, MemoryState, SegmentRecord, option
+
+
+@dataclass(frozen=True)
+class LookAheadOptions(MemoryOptions):
+    """Flags of ``--memory-type lookahead``."""
+
+    look_ahead: str = option(
+        "incremental",
+        "keys of the memory's look-ahead: those not yet seen, or 'full': all that entered last, on both sides",
+        choices=("incremental", "full"),
+    )
 
 
 class LookAheadMemory(Memory):
     """The kind behind ``--memory-type lookahead``.
 
-    Keeps ``embeddings`` [B, M, D], and for each layer but the last, whose memory rows nobody reads,
+    Keeps ``embeddings`` [B, M, D], and for each layer but the last, whose memory states nobody reads,
     ``output{l}`` [B, H, M, d] and ``lse{l}`` [B, H, M] (float32 or wider).
     """
 
+    name = "lookahead"
     encodings = ("disentangled", "disentangled-v2", "transformer-xl")
-    flags = ("look_ahead",)
+    options_class = LookAheadOptions
     looks_ahead = True
+
+    def __init__(self, sizes: MemorySizes, options: LookAheadOptions) -> None:
+        super().__init__(sizes, options)
+        self.full = options.look_ahead == "full"
+
+    @property
+    def looks_both_ways(self) -> bool:
+        return self.full
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         tensors = {"embeddings": like.new_zeros(streams, 0, self.dim)}

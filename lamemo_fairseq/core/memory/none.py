@@ -8,6 +8,7 @@ from .base import LayerMemory, Memory, MemoryState, SegmentRecord
 class NoMemory(Memory):
     """The kind behind ``--memory-type none``."""
 
+    name = "none"
     encodings = ("absolute", "transformer-xl")
 
     @property

@@ -1,4 +1,7 @@
-"""Transformer-XL's memory: the inputs of each layer, first in, first out (arXiv 1901.02860)."""
+"""Transformer-XL's segment recurrence: the inputs of each layer, first in, first out (arXiv 1901.02860).
+
+Slow reference: ``segment`` in ``tests/reference.py``.
+"""
 
 from torch import Tensor
 
@@ -8,6 +11,7 @@ from .base import LayerMemory, Memory, MemoryState, SegmentRecord
 class RecurrenceMemory(Memory):
     """The kind behind ``--memory-type recurrence``. Keeps ``layer{l}`` [B, M, D] for each layer."""
 
+    name = "recurrence"
     encodings = ("transformer-xl", "shaw")
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:
