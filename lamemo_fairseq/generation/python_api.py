@@ -9,22 +9,24 @@ for token in lm.generate_stream("The king", max_len_b=500):
 """
 
 import os
-from contextlib import contextmanager
+from argparse import Namespace
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 from fairseq import hub_utils, search
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from ..core.errors import UsageError
-from .prompts import encode_text
-from .search import PromptedGenerator, Prompts
+from .prompts import PromptLines
+from .sampling import Sampling, generator_for
+from .search import PromptedGenerator, nothing_left
+from .session import NEVER, Prompts
+from .text import encode_text
 
 CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 
 
-class Written(NamedTuple):
+class GeneratedToken(NamedTuple):
     """One token of :meth:`TextInterface.generate_stream`.
 
     ``id`` in the dictionary; ``symbol``, as the dictionary has it; ``score``, its log-probability in nats.
@@ -45,6 +47,8 @@ class TextInterface(hub_utils.GeneratorHubInterface):
     def __init__(self, cfg: Any, task: Any, models: Sequence[Any]) -> None:
         super().__init__(cfg, task, models)
         self.eval()
+        self.defaults: Dict[str, Any] = {str(name): cfg.generation[name] for name in cfg.generation}
+        self.batch_size = cfg.dataset.batch_size or 1
 
     def encode(self, sentence: str) -> Tensor:
         """Text -> ids [n] int64. Raises ``UsageError`` where it is empty or has unknown symbols."""
@@ -67,7 +71,8 @@ class TextInterface(hub_utils.GeneratorHubInterface):
             sentences: a text, or a list of them.
             beam: beams.
             verbose: log hypotheses and scores.
-            flags: of generation; ``seed``, to sample the same again; ``stop_at_eos``, to end at a line's end.
+            flags: of generation; ``seed``, to sample the same again (default: drawn from torch's global random state);
+                ``stop_at_eos``, to end at a line's end; ``write_unk``, to let ``<unk>`` be written.
         """
         return super().sample(sentences, beam=beam, verbose=verbose, **flags)
 
@@ -75,30 +80,43 @@ class TextInterface(hub_utils.GeneratorHubInterface):
         """Hypotheses of each text, best first: ``tokens`` [n], ``positional_scores`` [n] in nats, ``score``."""
         if torch.is_tensor(tokenized_sentences) and tokenized_sentences.dim() == 1:
             return self.generate([tokenized_sentences], beam, verbose, **flags)[0]
-        seed = flags.pop("seed", None)
         generator = self.generator(beam=beam, **flags)
+        lines = PromptLines(tokenized_sentences, self.src_dict.pad())
+        if len(lines) < len(tokenized_sentences):
+            raise UsageError("a prompt is empty, and there is nothing to continue: give at least one token")
+        order = lines.ordered_indices()
         found: Dict[int, Any] = {}
-        with torch.random.fork_rng(devices=[]):  # torch draws a number for each loader
-            batches = list(self._build_batches(tokenized_sentences, False))
-        with seeded(Randomness(seed, self.device)):
-            for batch in batches:
-                batch = hub_utils.utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)
-                texts = self.task.inference_step(generator, list(self.models), batch)
-                found.update(zip(batch["id"].tolist(), texts))
+        for first in range(0, len(order), self.batch_size):
+            batch = lines.collater([lines[index] for index in order[first : first + self.batch_size]])
+            batch = hub_utils.utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)
+            texts = self.task.inference_step(generator, list(self.models), batch)
+            found.update(zip(batch["id"].tolist(), texts))
         if verbose:
             for number in sorted(found):
                 for one in found[number]:
                     hub_utils.logger.info("H-%d\t%.4f\t%s", number, float(one["score"]), self.decode(one["tokens"]))
         return [found[number] for number in range(len(found))]
 
-    def generator(self, beam: int = 1, stop_at_eos: Optional[bool] = None, **flags: Any) -> PromptedGenerator:
-        """Fairseq's generator for flags of generation."""
-        args = dict(self.cfg.generation)
-        unknown = sorted(flags.keys() - args.keys())
+    def generator(
+        self,
+        beam: int = 1,
+        seed: Optional[int] = None,
+        stop_at_eos: Optional[bool] = None,
+        write_unk: Optional[bool] = None,
+        **flags: Any,
+    ) -> PromptedGenerator:
+        """Fairseq's generator for flags of generation: of one request, with random numbers of its own."""
+        unknown = sorted(flags.keys() - self.defaults.keys())
         if unknown:
             raise UsageError(f"{unknown[0]} is no flag of generation: see fairseq-generate --help")
-        chosen = OmegaConf.create({**args, **flags, "beam": beam})
-        extra = {} if stop_at_eos is None else {"stop_at_eos": stop_at_eos}
+        chosen = Namespace(**{**self.defaults, "nbest": beam, **flags, "beam": beam})
+        rules = {"stop_at_eos": stop_at_eos, "write_unk": write_unk}
+        extra: Dict[str, Any] = {name: value for name, value in rules.items() if value is not None}
+        if chosen.sampling:
+            seed = int(torch.randint(2**62, ())) if seed is None else seed
+            if not -(2**63) <= seed < 2**63:
+                raise UsageError(f"seed {seed} has more than 64 bits: choose a smaller one")
+            extra["random"] = generator_for(self.device, seed)
         return self.task.build_generator(list(self.models), chosen, extra_gen_cls_kwargs=extra)
 
     def score(self, sentences: Any, **unused: Any) -> Any:
@@ -113,67 +131,42 @@ class TextInterface(hub_utils.GeneratorHubInterface):
 
     def score_tokens(self, ensemble: Any, tokens: Tensor) -> Dict[str, Tensor]:
         """Log-probabilities of ids [n]."""
-        scores = ensemble.open(self.prompt(tokens), temperature=1.0).scores[0]
+        scores = ensemble.open(self.prompt(tokens), temperature=1.0).prompt_scores[0]
         return {"tokens": tokens, "positional_scores": scores, "score": scores.mean()}
 
     def prompt(self, tokens: Tensor) -> Prompts:
         """Ids [n] as a batch of one."""
         return Prompts(tokens.unsqueeze(0), tokens.new_tensor([len(tokens)]), tokens.new_tensor([self.src_dict.eos()]))
 
-    def generate_stream(self, sentence: str, seed: Optional[int] = None, **flags: Any) -> Iterator[Written]:
+    def generate_stream(self, sentence: str, **flags: Any) -> Iterator[GeneratedToken]:
         """The new tokens of a continuation, each as soon as it is chosen: those of :meth:`sample` with one beam."""
-        generator = self.generator(beam=1, **flags)
-        if not isinstance(generator.search, (search.BeamSearch, search.Sampling)):
+        generator = self.generator(**{**flags, "beam": 1})
+        if not isinstance(generator.search, (search.BeamSearch, Sampling)):
             raise UsageError("a stream is one text: leave out the flags of diverse search")
-        return self.stream(generator, self.encode(sentence).to(self.device), Randomness(seed, self.device))
+        return self.stream(generator, self.encode(sentence).to(self.device))
 
-    def stream(self, generator: PromptedGenerator, tokens: Tensor, randomness: "Randomness") -> Iterator[Written]:
-        """Token by token; the caller's random state and gradient mode are left alone."""
-        session = generator.model.open(self.prompt(tokens), generator.temperature)
+    def stream(self, generator: PromptedGenerator, tokens: Tensor) -> Iterator[GeneratedToken]:
+        """Token by token, behind ``tokens`` [n]; the caller's gradient mode is left alone."""
+        state = generator.model.open(self.prompt(tokens), generator.temperature)
         written = tokens.new_full((1, 1), generator.model.end)
         scores = torch.zeros(1, 1, 0, device=self.device)
-        for step in range(session.steps):
-            with seeded(randomness), torch.no_grad():
-                log_probs, _ = generator.model.forward_decoder(written, session, [], generator.temperature)
-                log_probs[:, generator.pad] = -float("inf")
+        before = 0.0
+        for step in range(state.steps):
+            with torch.no_grad():
+                log_probs, _ = generator.model.forward_decoder(written, state, [], generator.temperature)
                 total, chosen, _ = generator.search.step(
                     step, log_probs.unsqueeze(1), scores, written, written[:, 0] * 0
                 )
-                before = float(scores[0, 0, -1]) if step > 0 else 0.0
-                token = int(chosen[0, 0])
                 scores = torch.cat([scores, total[:, :1].unsqueeze(1)], dim=2)
                 written = torch.cat([written, chosen[:, :1]], dim=1)
-            yield Written(token, self.tgt_dict[token], float(scores[0, 0, -1]) - before)
+            generator.model.check_finite(state)
+            token, score = int(chosen[0, 0]), float(total[0, 0])
+            if score == NEVER:
+                raise UsageError(nothing_left(generator.model.rules.no_repeat_ngram))
+            yield GeneratedToken(token, self.tgt_dict[token], score - before)
             if token == generator.model.end:
                 return
-
-
-class Randomness:
-    """A random state apart from the global one, or with no seed the global one itself."""
-
-    def __init__(self, seed: Optional[int], device: torch.device) -> None:
-        self.seed, self.device = seed, device
-        self.states: Optional[List[Tensor]] = None
-
-
-@contextmanager
-def seeded(randomness: Randomness) -> Iterator[None]:
-    """Draws come from ``randomness``, which goes on where it was; the global state is as before afterwards."""
-    if randomness.seed is None:
-        yield
-        return
-    cuda = randomness.device.type == "cuda"
-    with torch.random.fork_rng(devices=[randomness.device] if cuda else []):
-        if randomness.states is None:
-            torch.manual_seed(randomness.seed)
-        else:
-            torch.set_rng_state(randomness.states[0])
-            if cuda:
-                torch.cuda.set_rng_state(randomness.states[1], randomness.device)
-        yield
-        randomness.states = [torch.get_rng_state()]
-        if cuda:
-            randomness.states.append(torch.cuda.get_rng_state(randomness.device))
+            before = score
 
 
 def from_pretrained(

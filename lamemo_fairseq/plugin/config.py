@@ -240,9 +240,13 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
     stop_at_eos: bool = field(
         default=False, metadata={"help": "generation: a </s> ends the text (default: documents go on)"}
     )
+    write_unk: bool = field(default=False, metadata={"help": "generation: <unk> may be written (default: never)"})
     carry_memory: bool = field(
         default=False,
-        metadata={"help": "fairseq-generate: each prompt continues from the memory of all text before it in the split"},
+        metadata={
+            "help": "each prompt continues from the memory of all text before it: in the split (fairseq-generate), or "
+            "in the lines before it and their answers (fairseq-interactive; a line /clear forgets them)"
+        },
     )
     prompt_blocks: Optional[str] = field(
         default=None,

@@ -16,6 +16,7 @@ trainer and ``fairseq-train`` look these functions up in their module at every c
 ``PathManager.copy``            overwrites ``checkpoint_last.pt`` in place: a kill or a full disk in the middle
                                 would leave neither the old nor the new one
 ``verify_checkpoint_directory`` a traceback where one line will do
+``load_model_ensemble_and_task`` only here is a model's file known: errors of generation and evaluation name it
 ==============================  ==================================================================================
 """
 
@@ -62,6 +63,7 @@ def install() -> None:
     load_to_cpu = checkpoint_utils.load_checkpoint_to_cpu
     persistent_save = checkpoint_utils.torch_persistent_save
     verify_directory = checkpoint_utils.verify_checkpoint_directory
+    load_ensemble = checkpoint_utils.load_model_ensemble_and_task
 
     @functools.wraps(save_checkpoint)
     def save_with_memory(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> Any:
@@ -105,6 +107,14 @@ def install() -> None:
         except OSError as error:
             raise UsageError(f"--save-dir {save_dir} cannot be written to ({error.strerror}): name another") from error
 
+    @functools.wraps(load_ensemble)
+    def load_with_names(filenames: Any, *arguments: Any, **named: Any) -> Any:
+        models, cfg, task = load_ensemble(filenames, *arguments, **named)
+        for model, path in zip(models, filenames):
+            model.checkpoint_path = path
+        return models, cfg, task
+
+    checkpoint_utils.load_model_ensemble_and_task = load_with_names
     checkpoint_utils.save_checkpoint = save_with_memory
     checkpoint_utils.load_checkpoint = load_in_agreement
     checkpoint_utils.load_checkpoint_to_cpu = load_whole

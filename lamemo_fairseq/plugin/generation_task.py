@@ -1,4 +1,4 @@
-"""Fairseq's hooks for generation; what they do is in ``generate.py`` and ``prompts.py``."""
+"""Fairseq's hooks for generation; what they do is in ``lamemo_fairseq/generation``."""
 
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -9,8 +9,11 @@ from torch import Tensor
 from ..core.errors import UsageError
 from ..data.layout import Text
 from ..generation.flags import check_generation
-from ..generation.prompts import HistoricBatches, History, PromptBlocks, PromptLines, continue_texts, encode_lines
+from ..generation.history import History, continue_prompts
+from ..generation.interactive import TypedLines
+from ..generation.prompts import HistoricBatches, PromptBlocks, PromptLines
 from ..generation.search import PromptedGenerator
+from ..generation.text import LineCodec
 from .config import MemoryLanguageModelingConfig
 
 
@@ -19,6 +22,7 @@ class GenerationHooks(FairseqTask):
 
     cfg: MemoryLanguageModelingConfig
     dictionary: Dictionary
+    typed: Optional[TypedLines] = None  # of fairseq-interactive
 
     def prompts(
         self,
@@ -32,6 +36,13 @@ class GenerationHooks(FairseqTask):
         """Batches of prompts for ``fairseq-generate``, with ``--carry-memory`` each with what came before."""
         segment, eos = self.cfg.tokens_per_sample, self.dictionary.eos()
         blocks = PromptBlocks(text, self.cfg.prefix_size, segment, self.dictionary.pad(), self.cfg.prompt_blocks)
+        if max_sentences is not None and max_sentences < 1:
+            raise UsageError(f"--batch-size {max_sentences} leaves no prompt to continue: choose 1 or more")
+        if max_tokens is not None and max_tokens < blocks.block:
+            raise UsageError(
+                f"--max-tokens {max_tokens} is less than a block of {blocks.block} tokens, which holds a prompt of "
+                f"--prefix-size {self.cfg.prefix_size}: raise it, or give --batch-size"
+            )
         batches = super().get_batch_iterator(
             blocks, max_tokens, max_sentences, num_shards=num_shards, shard_id=shard_id, num_workers=num_workers
         )
@@ -39,25 +50,40 @@ class GenerationHooks(FairseqTask):
             return batches
         return HistoricBatches(batches, History(text, segment, eos), blocks.segments)
 
-    def typed_prompts(self, lines: PromptLines, max_sentences: Optional[int]) -> Any:
-        """Batches of prompts for ``fairseq-interactive`` and the Python interface."""
-        if self.cfg.carry_memory or self.cfg.prompt_blocks is not None:
-            raise UsageError(
-                "--carry-memory and --prompt-blocks are about a split: use them with fairseq-generate, typed prompts "
-                "have no text before them"
-            )
-        return super().get_batch_iterator(lines, max_sentences=max_sentences or 1)
+    def typed_prompts(self, lines: PromptLines, max_tokens: Optional[int], max_sentences: Optional[int]) -> Any:
+        """Batches of prompts for ``fairseq-interactive``."""
+        if self.cfg.prompt_blocks is not None or self.cfg.prefix_size != 0:
+            raise UsageError("--prompt-blocks and --prefix-size are about a split: use them with fairseq-generate")
+        if max_sentences is not None and max_sentences < 1:
+            raise UsageError(f"--batch-size {max_sentences} leaves no prompt to continue: choose 1 or more")
+        if len(lines) > 0 and max_tokens is not None and max_tokens < lines.longest:
+            raise UsageError(f"--max-tokens {max_tokens} is less than a prompt's {lines.longest} tokens: raise it")
+        if self.cfg.carry_memory:
+            max_sentences = 1
+        elif max_sentences is None and max_tokens is None:
+            max_sentences = 1
+        return super().get_batch_iterator(lines, max_tokens, max_sentences)
 
     def get_interactive_tokens_and_lengths(
         self, lines: List[str], encode_fn: Callable[[str], str]
     ) -> Tuple[List[Tensor], List[int]]:
-        """Tokens of typed prompts."""
-        tokens = encode_lines(lines, encode_fn, self.dictionary)
+        """Tokens of typed prompts, none of a line that has no prompt."""
+        if self.typed is None:
+            self.typed = TypedLines(self.dictionary, self.cfg.tokens_per_sample, self.cfg.carry_memory)
+        tokens = self.typed.encode(lines, encode_fn)
         return tokens, [len(prompt) for prompt in tokens]
 
     def build_dataset_for_inference(self, src_tokens: List[Tensor], src_lengths: Any, **unused: Any) -> PromptLines:
         """Typed prompts as a dataset."""
-        return PromptLines(src_tokens, self.dictionary.pad())
+        return PromptLines(src_tokens, self.dictionary.pad(), in_order=self.cfg.carry_memory)
+
+    def build_tokenizer(self, args: Any) -> LineCodec:
+        """Fairseq's tokenizer, which shows ``</s>`` as the line end that it is."""
+        return LineCodec(super().build_tokenizer(args), self.dictionary.eos_word)
+
+    def build_bpe(self, args: Any) -> LineCodec:
+        """Fairseq's BPE, which shows ``</s>`` as the line end that it is."""
+        return LineCodec(super().build_bpe(args), self.dictionary.eos_word)
 
     def build_generator(  # type: ignore[override]
         self,
@@ -68,8 +94,8 @@ class GenerationHooks(FairseqTask):
         **options: Any,
     ) -> Any:
         """The generator that reads prompts ahead, for fairseq's choice of search."""
-        check_generation(args, models)
-        extra = {"stop_at_eos": self.cfg.stop_at_eos, **(extra_gen_cls_kwargs or {})}
+        extra = {"stop_at_eos": self.cfg.stop_at_eos, "write_unk": self.cfg.write_unk, **(extra_gen_cls_kwargs or {})}
+        check_generation(args, models, extra["write_unk"])
         for name in ("lm_model", "lm_weight"):  # fusion was refused above
             extra.pop(name, None)
         return super().build_generator(models, args, seq_gen_cls or PromptedGenerator, extra, **options)
@@ -83,4 +109,11 @@ class GenerationHooks(FairseqTask):
         constraints: Any = None,
     ) -> List[List[Dict[str, Tensor]]]:
         """Continues the prompts of a batch. ``prefix_tokens`` are those prompts again."""
-        return continue_texts(generator, models, sample, self.dictionary)
+        if "segment" in sample["net_input"]:
+            raise UsageError(
+                "fairseq-generate has no prompts: give --prefix-size P, the tokens of each block that are continued "
+                f"(1 or more, not {self.cfg.prefix_size})"
+            )
+        if self.typed is not None:
+            return self.typed.answer(generator, models, sample)
+        return continue_prompts(generator, models, sample, self.dictionary)

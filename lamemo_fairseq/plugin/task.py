@@ -140,7 +140,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
                 "where text is read in order, or clear the memory with --memory-reset document"
             )
         if isinstance(dataset, PromptLines):
-            return self.typed_prompts(dataset, max_sentences)
+            return self.typed_prompts(dataset, max_tokens, max_sentences)
         if self.cfg.prefix_size > 0:
             return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample

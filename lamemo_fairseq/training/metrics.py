@@ -3,7 +3,6 @@
 Numbers travel as logging outputs, which fairseq sums over micro-batches and ranks; hence sums and counts.
 """
 
-import os
 import resource
 import sys
 from typing import Any, Dict, List
@@ -14,6 +13,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from ..core.errors import UsageError
+from ..core.free_memory import free_bytes
 from ..data.memory_store import MemoryStore
 
 MIB = 2**20
@@ -77,19 +77,6 @@ def peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that this process could still get."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    if os.path.exists("/proc/meminfo"):
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_room(decoder: Any, tokens: Tensor) -> None:

@@ -24,7 +24,7 @@ from lamemo_fairseq.data.documents import Documents
 from lamemo_fairseq.data.layout import Layout, Segments
 from lamemo_fairseq.data.memory_store import MemoryStore
 from lamemo_fairseq.evaluation.plan import EvaluationPlan
-from lamemo_fairseq.generation.prompts import alike, join
+from lamemo_fairseq.generation.history import group_by_shape, stack
 from lamemo_fairseq.plugin.config import MemoryLanguageModelingConfig
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 
@@ -176,6 +176,6 @@ def test_decoding_clears_memories_where_reading_does(kind, separator) -> None:
 def test_texts_that_begin_are_not_joined_with_texts_that_go_on() -> None:
     """Without a memory nothing but the last token tells them apart."""
     new, old = MemoryState({}), MemoryState({}, last=torch.tensor([EOS]))
-    assert alike([[old], [new], [old]]) == [[0, 2], [1]]
-    joined = join([old, old])
+    assert group_by_shape([[old], [new], [old]]) == [[0, 2], [1]]
+    joined = stack([old, old])
     assert joined.last is not None and joined.last.tolist() == [EOS, EOS]

@@ -40,14 +40,17 @@ def printed(corpus: Path, checkpoint: Path) -> str:
 
 
 def lines(output: str, kind: str) -> Dict[int, List[str]]:
-    """The cells behind ``KIND-NUMBER``, by number."""
-    return {int(n): rest.split("\t") for n, rest in re.findall(rf"^{kind}-(\d+)\t(.*)$", output, re.M)}
+    """The cells behind ``KIND-NUMBER``, by number; plain text goes on to the next such line."""
+    ends = r"(?=^[STWHDP]-\d+\t|^Generate |^\d{4}-|\Z)"
+    found = re.findall(rf"^{kind}-(\d+)\t(.*?)\n{ends}", output, re.M | re.S)
+    return {int(n): rest.split("\t") for n, rest in found}
 
 
 def as_text(symbols: List[str]) -> str:
     """Characters as plain text, in which line ends and unknown symbols are shown."""
     parts = re.split("(</s>|<unk>)", " ".join(symbols))
-    return "".join(part if part in ("</s>", "<unk>") else decode_characters(part) for part in parts)
+    plain = {"</s>": "\n", "<unk>": "<unk>"}
+    return "".join(plain[part] if part in plain else decode_characters(part) for part in parts)
 
 
 def halves(output: str) -> "tuple[str, str]":
@@ -72,11 +75,11 @@ def test_generate_continues_blocks(printed: str, corpus: Path, checkpoint: Path)
         assert real[number][0].replace("<<unk>>", "<unk>") == as_text(whole[begin : begin + 48])
         symbols = written[number][1].split()
         assert symbols[:40] == whole[begin : begin + 40] and len(symbols) == 240
-        assert plain[number][1] == as_text(symbols)
+        assert plain[number] == [written[number][0], as_text(symbols)]
         tokens = torch.tensor([lm.src_dict.index(s) for s in whole[:begin] + symbols])
         # As fairseq has it, scores are those at the temperature.
         read = lm.generator().model.open(lm.prompt(tokens), temperature=0.9)
-        expected = read.scores[0, begin : begin + 40]
+        expected = read.prompt_scores[0, begin : begin + 40]
         got = torch.tensor([float(score) for score in scores[number][0].split()[:40]]) * torch.tensor(2.0).log()
         torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
 
@@ -116,18 +119,15 @@ def typed(monkeypatch, corpus: Path, checkpoint: Path, *flags: object) -> str:
 
 def test_bad_prompts(monkeypatch, tmp_path: Path, corpus: Path, checkpoint: Path) -> None:
     """Each in the real command's own main function; how lines reach the terminal: tests/test_messages.py."""
-    missing, latin, blank, strange = (tmp_path / name for name in ("missing", "latin", "blank", "strange"))
+    missing, latin, plain = (tmp_path / name for name in ("missing", "latin", "plain"))
     latin.write_bytes("caf\xe9\n".encode("latin-1"))
-    blank.write_text("\n")
-    strange.write_text("\u4e2d\n")
-    strange.with_name("plain").write_text("a\n")
+    plain.write_text("a\n")
     for flags, wanted in (
         (["--input", missing], f"--input {missing} cannot be read (No such file or directory): name a text file"),
         (["--input", latin], f"--input {latin} is not UTF-8"),
-        (["--input", blank], "prompt 1 is empty"),
-        (["--input", strange, "--bpe", "text_characters"], "prompt 1 has symbols that the dictionary lacks: \u4e2d"),
         (["--max-len-b", 0], "--max-len-b 0 leaves no token"),
-        (["--input", strange.with_name("plain"), "--carry-memory"], "--carry-memory and --prompt-blocks are about"),
+        (["--input", plain, "--prefix-size", 3], "--prompt-blocks and --prefix-size are about"),
+        (["--input", plain, "--batch-size", 0], "--batch-size 0 leaves no prompt"),
         (["--sampling", "--sampling-topp", 1.2], "--sampling-topp 1.2 is not in (0, 1]"),
     ):
         assert typed(monkeypatch, corpus, checkpoint, *flags).startswith(wanted)

@@ -16,9 +16,13 @@ from torch import Tensor
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.core.memory import MemoryState
 from lamemo_fairseq.data.memory_store import MemoryStore
+from lamemo_fairseq.generation.ensemble import block_repeats
 from lamemo_fairseq.generation.flags import check_generation
-from lamemo_fairseq.generation.prompts import History, PromptBlocks, PromptLines, block_range, encode_text
-from lamemo_fairseq.generation.search import PromptedGenerator, Prompts, forbid_repeats
+from lamemo_fairseq.generation.history import History, continue_prompts
+from lamemo_fairseq.generation.prompts import PromptBlocks, PromptLines, block_range
+from lamemo_fairseq.generation.search import PromptedGenerator
+from lamemo_fairseq.generation.session import Prompts
+from lamemo_fairseq.generation.text import encode_text
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 
 EOS, BOS, PAD, UNK = 2, 0, 1, 3
@@ -41,7 +45,7 @@ def words(count: int, seed: int = 0) -> List[int]:
 
 
 def generator(*models: LaMemoLanguageModel, **options) -> PromptedGenerator:
-    options = {"beam_size": 1, "max_len_b": 12, **options}
+    options = {"beam_size": 1, "max_len_b": 12, "write_unk": True, **options}
     return PromptedGenerator(list(models or [model()]), dictionary(), **options)
 
 
@@ -187,7 +191,7 @@ def test_no_run_comes_twice() -> None:
             assert len(runs) == len(set(runs))
             assert tokens[6] != 6
     scores = torch.zeros(1, 9)
-    forbid_repeats(scores, torch.tensor([given]), 3)
+    block_repeats(scores, torch.tensor([given]), 3)
     assert scores.isinf().nonzero().tolist() == [[0, 6]]
 
 
@@ -257,14 +261,12 @@ def test_history_is_the_memory_of_all_text_before(kind: str) -> None:
 @torch.no_grad()
 def test_carried_memory_continues_the_whole_text() -> None:
     """Blocks whose memories are still filling and full ones, in one batch: scores of the text read from its start."""
-    from lamemo_fairseq.generation.prompts import continue_texts
-
     one, tokens, prefix = model(), text(1, 6 * SEGMENT)[0], SEGMENT - 1
     blocks = PromptBlocks(Whole(tokens), prefix, SEGMENT, PAD)
     batch = blocks.collater([blocks[number] for number in range(6)])
     history = History(Whole(tokens), SEGMENT, EOS)
     sample = {**batch, "history": history, "first_segment": batch["id"] * blocks.segments}
-    found = continue_texts(generator(one), [one], sample, dictionary())
+    found = continue_prompts(generator(one), [one], sample, dictionary())
     for number, hypotheses in enumerate(found):
         begin = number * SEGMENT
         whole = [*tokens[:begin].tolist(), *hypotheses[0]["tokens"].tolist()]
