@@ -21,7 +21,7 @@ setup(
     entry_points={"console_scripts": ["lamemo=lamemo_fairseq.cli.main:main"]},
     python_requires=">=3.9",
     packages=find_packages(include=["lamemo_fairseq", "lamemo_fairseq.*"]),
-    package_data={"lamemo_fairseq": ["py.typed"]},
+    package_data={"lamemo_fairseq": ["py.typed"], "lamemo_fairseq.benchmark": ["fake_cuda.cpp"]},
     install_requires=[
         *FAIRSEQ,
         "torch>=1.13",

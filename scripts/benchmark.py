@@ -26,7 +26,9 @@ import torch  # noqa: E402
 from benchmark_eval import Subject  # noqa: E402
 from fairseq.data import Dictionary  # noqa: E402
 
+from lamemo_fairseq.benchmark import paper  # noqa: E402
 from lamemo_fairseq.core.decoding import DecodingSegment  # noqa: E402
+from lamemo_fairseq.core.memory import KINDS  # noqa: E402
 from lamemo_fairseq.plugin.config import LaMemoConfig  # noqa: E402
 from lamemo_fairseq.plugin.decoder import LaMemoDecoder  # noqa: E402
 
@@ -204,6 +206,18 @@ def evaluate(options: argparse.Namespace) -> Table:
         f"training with {STREAMS} streams, float32, {options.device}, {options.threads} threads"
     )
     return Table(title, head, rows)
+
+
+@part("paper")
+def count_paper(options: argparse.Namespace) -> Table:
+    """The paper's sizes on a GPU, counted without one."""
+    rows = [paper.row(paper.count(preset, kind)) for preset in paper.SETTINGS for kind in KINDS]
+    title = (
+        "paper: counted on fake CUDA tensors, not measured: a step (forward, loss, backward) behind a full memory and "
+        f"a token within a segment, bfloat16; rates {paper.FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s and "
+        f"{paper.BYTES_PER_SECOND / 1e12:.1f} TB/s"
+    )
+    return Table(title, paper.HEAD, rows)
 
 
 def tables(options: argparse.Namespace) -> Iterator[Table]:
