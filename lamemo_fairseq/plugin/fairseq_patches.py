@@ -1,10 +1,17 @@
-"""What fairseq does around a task that a task cannot reach: functions of fairseq that are wrapped on import.
+"""Patches of fairseq, applied on import.
 
-All wrapping happens here, once, and each wrapper ends in fairseq's own function. There is no other way in: the
-trainer and ``fairseq-train`` look these functions up in their module at every call.
+All wrapping happens here, once, and each wrapper ends in fairseq's own function. There is no other way in: a task is
+not asked where these are called. The trainer and ``fairseq-train`` look them up in their module at every call.
 
 ==============================  ==================================================================================
-``checkpoint_utils``            why
+of ``Trainer``                  why
+==============================  ==================================================================================
+``zero_grad``                   gradients are cleared where an update begins, overflows, lacks memory or is tried
+                                again: the memory that it has read is rolled back with them
+==============================  ==================================================================================
+
+==============================  ==================================================================================
+of ``checkpoint_utils``         why
 ==============================  ==================================================================================
 ``save_checkpoint``             the only place that all ranks pass before a save, with or without validation: the
                                 memory of all ranks goes to the first, which alone writes
@@ -32,6 +39,7 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.trainer import Trainer
 from omegaconf import DictConfig, ListConfig, open_dict
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
@@ -41,6 +49,8 @@ from ..training import checkpoint_io as files
 from ..training import rank_checks as agreement
 from ..training.metrics import check_best_metric
 from ..training.resume import StreamIterator
+from ..training.train_step import check_room
+from .task import MemoryLanguageModelingTask
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +68,7 @@ class WholeFiles(PathManager):
 
 def install() -> None:
     """Wraps fairseq's functions, and lets torch read what fairseq sends from rank to rank."""
+    zero_grad = Trainer.zero_grad
     save_checkpoint = checkpoint_utils.save_checkpoint
     load_checkpoint = checkpoint_utils.load_checkpoint
     load_to_cpu = checkpoint_utils.load_checkpoint_to_cpu
@@ -68,7 +79,7 @@ def install() -> None:
     @functools.wraps(save_checkpoint)
     def save_with_memory(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> Any:
         if isinstance(epoch_itr, StreamIterator) and not cfg.no_save:
-            epoch_itr.gather()
+            epoch_itr.gather(trainer.task.training_memory)
         return save_checkpoint(cfg, trainer, epoch_itr, val_loss)
 
     @functools.wraps(load_checkpoint)
@@ -80,6 +91,9 @@ def install() -> None:
         agreement.check_texts(trainer)  # the training text is loaded with the checkpoint
         _, epoch_itr = loaded
         if isinstance(epoch_itr, StreamIterator):
+            check_room(trainer.get_model().decoder.memory, epoch_itr.rows, next(trainer.get_model().parameters()))
+            if epoch_itr.resumption is not None:
+                epoch_itr.resumption.finish(trainer.task.training_memory, trainer.get_model(), trainer.optimizer)
             trainer.task.begin_training(cfg.save_dir, trainer.get_num_updates())
             stop_if_done(trainer)
         return loaded
@@ -115,6 +129,14 @@ def install() -> None:
         return models, cfg, task
 
     checkpoint_utils.load_model_ensemble_and_task = load_with_names
+
+    @functools.wraps(zero_grad)
+    def begin_update(trainer: Any) -> None:
+        zero_grad(trainer)
+        if isinstance(trainer.task, MemoryLanguageModelingTask):
+            trainer.task.training_memory.begin()
+
+    Trainer.zero_grad = begin_update
     checkpoint_utils.save_checkpoint = save_with_memory
     checkpoint_utils.load_checkpoint = load_in_agreement
     checkpoint_utils.load_checkpoint_to_cpu = load_whole

@@ -1,4 +1,4 @@
-"""Fairseq's hooks for ordered streams. No tensor mathematics here."""
+"""The task: fairseq's hooks for language modeling with memory. No tensor mathematics here."""
 
 import logging
 import os
@@ -26,10 +26,9 @@ from ..evaluation.scoring import LossAccumulator, ScoredBatches
 from ..generation.prompts import PromptLines, warn_of_other_segments
 from ..training import distributed as gather
 from ..training import metrics as monitor
-from ..training import train_step as updates
 from ..training.csv_log import CsvLog
-from ..training.out_of_memory import step_or_zeros_on_oom
 from ..training.resume import StreamIterator
+from ..training.train_step import TrainingMemory
 from .config import MemoryLanguageModelingConfig
 from .criterion import check_criterion
 from .generation_task import GenerationHooks
@@ -47,7 +46,8 @@ class MemoryLanguageModelingTask(GenerationHooks):
         super().__init__(cfg)
         self.dictionary = dictionary
         self.characters = not Spelling.of(dictionary).spaced  # whether every token is one character
-        self.streams: Dict[str, MemoryStore] = {}
+        self.training_memory = TrainingMemory(cfg.train_subset)
+        self.validation_memory: Dict[str, MemoryStore] = {}  # by split; not training's, whatever the split is called
         self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # by memory kind
         self.memory_length = 0  # tokens that the memory of the models built so far can hold
         self.validating = "valid"  # the subset that is being validated
@@ -127,12 +127,14 @@ class MemoryLanguageModelingTask(GenerationHooks):
         shard_id: int = 0,
         num_workers: int = 0,
         epoch: int = 1,
+        grouped_shuffling: Optional[bool] = None,
         **unused: Any,
     ) -> StreamIterator:
         """Batches of ``max_sentences`` rows, segment after segment, never shuffled.
 
         Rank ``shard_id`` reads its own rows; all ranks together read every token once. Only ``fairseq-generate``
-        has a ``--prefix-size``: its batches are prompts.
+        has a ``--prefix-size``: its batches are prompts. ``grouped_shuffling`` comes from the trainer where it
+        trains, and is how ``--valid-subset train`` is told from training.
         """
         if str(self.cfg.sample_break_mode) == "eos":
             raise UsageError(
@@ -145,7 +147,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
             return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample
         rows = rows_for(max_sentences, max_tokens, tokens)
-        trains = dataset.name == self.cfg.train_subset
+        trains = grouped_shuffling is not None
         offset = rotation(dataset.total, seed, epoch) if self.cfg.random_offset and trains else 0
         if self.cfg.varlen and trains:
             layout = varied(dataset.total, rows * num_shards, tokens, seed, epoch, offset)
@@ -177,7 +179,6 @@ class MemoryLanguageModelingTask(GenerationHooks):
             shard_id,
             num_workers,
             epoch,
-            self.stream(text.name),
             not self.cfg.no_save_memory,
         )
 
@@ -231,31 +232,22 @@ class MemoryLanguageModelingTask(GenerationHooks):
         ignore_grad: bool = False,
         **extra: Any,
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
-        """One micro-batch. Its memory counts once :meth:`optimizer_step` says that the update was made."""
-        if not ignore_grad:  # the trainer's dummy batch belongs to no stream
-            sample = updates.prepare(sample, self.stream(sample["stream"]), model, optimizer)
+        """One micro-batch. Its memory counts once :meth:`optimizer_step` has made the update."""
         step = partial(super().train_step, model=model, criterion=criterion, optimizer=optimizer, update_num=update_num)
-        loss, sample_size, output = step_or_zeros_on_oom(partial(step, **extra), sample, optimizer, ignore_grad)
-        return loss, sample_size, {**output, **monitor.observe(self.stream(sample["stream"]), loss.device)}
+        memory = self.training_memory
+        loss, sample_size, output = memory.run(partial(step, **extra), sample, optimizer, ignore_grad)
+        return loss, sample_size, {**output, **monitor.observe(memory, loss.device)}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
-        """The update is made: what it read enters the memory."""
-        if updates.was_made(partial(super().optimizer_step, optimizer, model, update_num), optimizer):
-            for stream in self.streams.values():
-                stream.commit()
+        """The update is made, and what it read enters the memory."""
+        self.training_memory.make(partial(super().optimizer_step, optimizer, model, update_num), optimizer)
 
     def valid_step(self, sample: Dict[str, Any], model: Any, criterion: Any) -> Tuple[Tensor, int, Dict[str, Any]]:
         """One batch of a validation subset, which has a memory of its own."""
+        self.validating = split = sample["stream"]
         if "segment" in sample["net_input"]:
-            sample = attach(sample, self.stream(sample["stream"]))
-        self.validating = sample["stream"]
+            sample = attach(sample, self.validation_memory.setdefault(split, MemoryStore(split)))
         return super().valid_step(sample, model, criterion)
-
-    def stream(self, name: str) -> MemoryStore:
-        """The stream set of a split."""
-        if name not in self.streams:
-            self.streams[name] = MemoryStore(name)
-        return self.streams[name]
 
     def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
         """Adds bits per token (and character), and what training tells about its memory."""

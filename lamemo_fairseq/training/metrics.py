@@ -10,10 +10,8 @@ from typing import Any, Dict, List
 import torch
 from fairseq import utils
 from fairseq.logging import metrics
-from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.free_memory import free_bytes
 from ..data.memory_store import MemoryStore
 
 MIB = 2**20
@@ -77,18 +75,3 @@ def peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def check_room(decoder: Any, tokens: Tensor) -> None:
-    """Raises ``UsageError`` where the memory of streams ``tokens`` [B, N], once full, would not fit beside itself.
-
-    Beside itself: a segment's new memory is made while the old one is still held.
-    """
-    held = decoder.memory.full_bytes(tokens.size(0), next(decoder.layers.parameters()))
-    free = free_bytes(tokens.device)
-    if 2 * held > free:
-        raise UsageError(
-            f"--mem-len {decoder.memory.mem_len} with {tokens.size(0)} streams per rank (--batch-size) holds "
-            f"{held / 2**30:.1f} GiB of memory, twice while it is renewed, and {free / 2**30:.1f} GiB are free on "
-            f"{tokens.device}: lower one of them"
-        )

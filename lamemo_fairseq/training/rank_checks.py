@@ -5,7 +5,8 @@ Ranks that differ would train on, each something else, or hang; so they compare 
 
 import hashlib
 import os
-from typing import Any, Dict
+from argparse import Namespace
+from typing import Any, Dict, cast
 
 import numpy as np
 from fairseq.data import Dictionary
@@ -38,14 +39,20 @@ def check(trainer: Any) -> None:
         )
     found = {}
     for group in GROUPS:
-        section: Any = OmegaConf.to_container(trainer.cfg[group], resolve=True, enum_to_str=True)
-        for name, value in section.items():
+        for name, value in flags_of(trainer.cfg[group]).items():
             if f"{group}.{name}" not in OWN:
                 found[f"flag {group}.{name}"] = str(value)
     dictionary = trainer.task.source_dictionary
     if isinstance(dictionary, Dictionary):
         found["dictionary"] = digest(" ".join(dictionary.symbols).encode())
     compare(found)
+
+
+def flags_of(group: Any) -> Dict[str, Any]:
+    """A group of flags as plain values: fairseq's older optimizers and schedulers have a namespace of all flags."""
+    if isinstance(group, Namespace):
+        return dict(vars(group))
+    return cast(Dict[str, Any], OmegaConf.to_container(group, resolve=True, enum_to_str=True))
 
 
 def check_texts(trainer: Any) -> None:

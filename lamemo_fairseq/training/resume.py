@@ -1,4 +1,4 @@
-"""How a training run that was interrupted goes on: where it was in the text, and with which memory.
+"""Saves and restores position and memory of a training run.
 
 Fairseq saves and restores its iterator over the training text. The iterator here carries the memory of all ranks'
 streams with it, and what must be the same for that memory to mean anything. Where it is not the same, or where
@@ -18,19 +18,22 @@ from fairseq.optim import AMPOptimizer
 from ..core.memory import MemoryState
 from ..data.iterator import OrderedBatches
 from ..data.layout import Layout, Segments
-from ..data.memory_store import CommittedState, MemoryStore
+from ..data.memory_store import CommittedState, MemoryStore, attach
 from .distributed import gather_memory_to_rank0, rank
+from .train_step import TrainingMemory
 
 logger = logging.getLogger(__name__)
 
 
 class StreamIterator(OrderedBatches):
-    """The batches of a split that is trained on, with the memory of its stream set.
+    """The batches of a split, and in a checkpoint the memory with which training stands there.
 
     Args:
         segments, rows, num_shards, shard_id, num_workers, epoch: as for ``OrderedBatches``.
-        stream: whose memory is saved and restored.
         save_memory: whether checkpoints hold the memory.
+
+    Attributes:
+        resumption: what a run that goes on here has to do before its first update; None where it begins.
     """
 
     def __init__(
@@ -41,20 +44,20 @@ class StreamIterator(OrderedBatches):
         shard_id: int,
         num_workers: int,
         epoch: int,
-        stream: MemoryStore,
         save_memory: bool,
     ) -> None:
         super().__init__(segments, rows, num_shards, shard_id, num_workers, epoch)
-        self.stream, self.save_memory = stream, save_memory
+        self.save_memory = save_memory
         self.gathered: Optional[Dict[str, Any]] = None
+        self.resumption: Optional[Resumption] = None
 
-    def gather(self) -> None:
-        """Brings the memory of all ranks to the first, for :meth:`state_dict` there. All ranks meet here."""
+    def gather(self, store: MemoryStore) -> None:
+        """Brings all ranks' memory of the training text to the first, for :meth:`state_dict`. All ranks meet here."""
         self.gathered = None
         if not self.save_memory or self.end_of_epoch():
             return
-        assert len(self.stream.committed) <= 1, "only the model that is trained reads the training text"
-        decoder, committed = next(iter(self.stream.committed.items()), (None, None))
+        assert len(store.committed) <= 1, "only the model that is trained reads the training text"
+        decoder, committed = next(iter(store.committed.items()), (None, None))
         memory = gather_memory_to_rank0(committed)
         if memory is not None and decoder is not None:
             self.gathered = {**memory, "made_with": decoder.memory.made_with}
@@ -73,10 +76,9 @@ class StreamIterator(OrderedBatches):
         return state
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        """Goes on where a checkpoint was written; the memory follows before the first update."""
-        resumption = Resumption.plan(state_dict, self)
-        super().load_state_dict({**state_dict, "iterations_in_epoch": resumption.segment})
-        self.stream.resumption = resumption
+        """Goes on where a checkpoint was written; :attr:`resumption` then fills the memory."""
+        self.resumption = Resumption.plan(state_dict, self)
+        super().load_state_dict({**state_dict, "iterations_in_epoch": self.resumption.segment})
 
     def batches_before(self, segment: int, tokens: int) -> List[Dict[str, Any]]:
         """This rank's batches before ``segment``, as many as hold ``tokens`` tokens of each row."""
@@ -155,8 +157,8 @@ class Resumption:
             logger.info("resume: the same streams, on %d ranks (was %d)", iterator.num_shards, saved["ranks"])
         return Resumption(was, was, iterator, saved["memory"], changes)
 
-    def finish(self, stream: MemoryStore, model: Any, optimizer: Any) -> None:
-        """Fills the memory of ``stream`` for ``model``: as saved, or by reading the segments before once more."""
+    def finish(self, memory: TrainingMemory, model: Any, optimizer: Any) -> None:
+        """Fills ``memory`` for ``model``: as saved, or by reading the segments before once more."""
         decoder = model.decoder
         made_with = decoder.memory.made_with
         if self.memory is not None and self.memory["made_with"] != made_with:
@@ -168,7 +170,7 @@ class Resumption:
             f"resume: epoch {self.iterator.epoch}, segment {self.segment} of {self.iterator.dataset.layout.segments}"
         )
         if self.memory is not None:
-            stream.committed[decoder] = self.own_rows(self.memory)
+            memory.committed[decoder] = self.own_rows(self.memory)
             logger.info("%s, with the memory as it was saved", where)
             return
         if self.segment == 0 and not self.changes:
@@ -184,10 +186,13 @@ class Resumption:
         )
         device = next(model.parameters()).device
         mixed = isinstance(optimizer, AMPOptimizer) and device.type == "cuda"  # as the trainer's own steps
+        model.train()
+        memory.begin()
         with torch.no_grad(), torch.autocast(device.type, enabled=mixed):
             for batch in batches:
-                batch = utils.apply_to_sample(lambda tensor: tensor.to(device), batch)
-                model(**batch["net_input"], stream=stream)
+                batch = attach(utils.apply_to_sample(lambda tensor: tensor.to(device), batch), memory)
+                model(**batch["net_input"])
+        memory.commit()
 
     def own_rows(self, memory: Dict[str, Any]) -> CommittedState:
         """This rank's part of the memory of all ranks."""

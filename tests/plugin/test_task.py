@@ -19,6 +19,7 @@ from lamemo_fairseq.core.memory import MemoryState
 from lamemo_fairseq.data.layout import Layout, Segments, Text, rotation
 from lamemo_fairseq.data.memory_store import MemoryStore
 from lamemo_fairseq.plugin.task import MemoryLanguageModelingTask
+from lamemo_fairseq.training.train_step import TrainingMemory
 
 PAD, EOS = 1, 2
 
@@ -101,27 +102,27 @@ def test_a_stream_continues_only_what_it_expects() -> None:
 
 
 def test_memory_of_an_update_that_was_not_made_is_dropped() -> None:
-    stream, reader = MemoryStore("x"), object()
+    memory, decoder = TrainingMemory("x"), object()
     states = [MemoryState({"rows": torch.full((1, 1, 1), float(n))}, 1, 1) for n in range(6)]
 
     def value(segment: int) -> float:
-        found = stream.recall(reader, segment, 1)
+        found = memory.recall(decoder, segment, 1)
         assert found is not None
         return float(found.tensors["rows"])
 
-    stream.begin_update()
-    stream.keep(reader, 0, states[0])
-    stream.commit()
-    stream.begin_update()  # two micro-batches, and then the gradients overflow
+    memory.begin()
+    memory.keep(decoder, 0, states[0])
+    memory.commit()
+    memory.begin()  # two micro-batches, and then the gradients overflow
     assert value(1) == 0
-    stream.keep(reader, 1, states[1])
+    memory.keep(decoder, 1, states[1])
     assert value(2) == 1
-    stream.keep(reader, 2, states[2])
-    stream.begin_update()
+    memory.keep(decoder, 2, states[2])
+    memory.begin()
     assert value(1) == 0, "the same batches once more"
     assert value(3) == 0, "or the ones behind them"
-    stream.keep(reader, 3, states[3])
-    stream.commit()
+    memory.keep(decoder, 3, states[3])
+    memory.commit()
     assert value(4) == 3
 
 
@@ -204,19 +205,21 @@ def test_the_tasks_iterator_feeds_the_whole_split(corpus: Path, rows: int) -> No
 
 
 @pytest.mark.parametrize("flag", ["random_offset", "varlen"])
-def test_flags_of_training_follow_the_training_subset(corpus: Path, flag: str) -> None:
-    """Whatever the split is called that ``--train-subset`` names, and for no other."""
+def test_flags_of_training_are_not_those_of_validation(corpus: Path, flag: str) -> None:
+    """Whatever the split is called: the trainer says where it trains."""
 
-    def sizes_and_start(split: str, **flags: Any) -> Any:
+    def sizes_and_start(where: Any, **flags: Any) -> Any:
         task = MemoryLanguageModelingTask.setup_task(task_config(corpus, tokens_per_sample=32, **flags))
-        task.load_dataset(split)
-        batches = task.get_batch_iterator(task.dataset(split), max_sentences=2, seed=3).next_epoch_itr(shuffle=False)
+        task.load_dataset("test")
+        iterator = task.get_batch_iterator(task.dataset("test"), max_sentences=2, seed=3, **where)
+        batches = iterator.next_epoch_itr(shuffle=False)
         inputs = [batch["net_input"]["src_tokens"] for batch in batches]
         return [tokens.size(1) for tokens in inputs], inputs[0][0].tolist()
 
-    plain = sizes_and_start("test")
-    assert sizes_and_start("test", train_subset="test", **{flag: True}) != plain
-    assert sizes_and_start("test", train_subset="train", **{flag: True}) == plain
+    training, validation = {"grouped_shuffling": False}, {}  # what the trainer gives
+    plain = sizes_and_start(training)
+    assert sizes_and_start(training, **{flag: True}) != plain
+    assert sizes_and_start(validation, train_subset="test", **{flag: True}) == plain
 
 
 def test_user_dir_may_be_imported_first(corpus: Path) -> None:

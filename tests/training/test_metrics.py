@@ -56,7 +56,7 @@ def test_alpha_is_the_mean_over_all_memory(data):
     expected, sums = [], [0.0, 0]
     for number, batch in enumerate(batches[:3]):
         _, _, output = task.train_step(batch, model, criterion, optimizer, number)
-        expected += [alpha.flatten() for alpha in task.stream("train").alphas]
+        expected += [alpha.flatten() for alpha in task.training_memory.alphas]
         sums = [sums[0] + float(output["alpha_sum"]), sums[1] + output["alpha_count"]]
     assert sums[0] / sums[1] == pytest.approx(float(torch.cat(expected).mean()), rel=1e-5)
 
@@ -109,7 +109,7 @@ def test_checkpointed_activations(data, flags):
         flags_here = ["--dropout", "0.1", "--attention-dropout", "0.1", "--decoder-layers", "6", *flags, *more]
         task, model, criterion, _, batches = small_training(data, *flags_here)
         model.float().train()
-        stream, kept = task.stream("train"), {}
+        memory, kept = task.training_memory, {}
 
         def pack(tensor, kept=kept):
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -118,14 +118,14 @@ def test_checkpointed_activations(data, flags):
         torch.manual_seed(3)
         for batch in batches[:3]:
             kept.clear()
-            stream.begin_update()
-            sample = {**batch, "net_input": {**batch["net_input"], "stream": stream}}
+            memory.begin()
+            sample = {**batch, "net_input": {**batch["net_input"], "stream": memory}}
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 loss, _, _ = criterion(model, sample)
             loss.backward()
-            stream.commit()
+            memory.commit()
         results.append(
-            ([p.grad for p in model.parameters()], sum(kept.values()), stream.committed[model.decoder].state)
+            ([p.grad for p in model.parameters()], sum(kept.values()), memory.committed[model.decoder].state)
         )
     (plain, plain_bytes, state), (checkpointed, checkpointed_bytes, other) = results
     assert all(torch.equal(one, two) for one, two in zip(plain, checkpointed))

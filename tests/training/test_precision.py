@@ -13,6 +13,7 @@ from fairseq.utils import set_torch_seed
 
 from lamemo_fairseq.core.memory import MemoryState
 from lamemo_fairseq.data.memory_store import MemoryStore
+from lamemo_fairseq.training.train_step import TrainingMemory
 
 UPDATES = 60
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")
@@ -109,10 +110,11 @@ def test_memory_after_an_overflow_is_that_of_before(data):
     """The scale is so large that the first updates overflow, as in a run's first minutes."""
     flags = ["--fp16-init-scale", "65536", "--lr", "0"]  # weights stay, so that memories can be compared
     task, model, criterion, optimizer, batches = small_training(data, *flags)
-    stream, made, dropped, states = task.stream("train"), [], [], []
+    memory, made, dropped, states = task.training_memory, [], [], []
     for number, batch in enumerate(batches[:12]):
-        before = stream.committed.get(model.decoder)
+        before = memory.committed.get(model.decoder)
         optimizer.zero_grad()
+        memory.begin()
         set_torch_seed(number)
         task.train_step(batch, model, criterion, optimizer, number)
         optimizer.multiply_grads(1 / batch["ntokens"])
@@ -120,13 +122,13 @@ def test_memory_after_an_overflow_is_that_of_before(data):
             optimizer.clip_grad_norm(0.25)
         except OverflowError:
             dropped.append(number)
-            assert stream.committed.get(model.decoder) is before
+            assert memory.committed.get(model.decoder) is before
             continue
         task.optimizer_step(optimizer, model, number)
         made.append(number)
-        states.append(stream.committed[model.decoder].state)
-        assert stream.committed[model.decoder].following == number + 1
-        assert stream.committed[model.decoder].state.is_finite()
+        states.append(memory.committed[model.decoder].state)
+        assert memory.committed[model.decoder].following == number + 1
+        assert memory.committed[model.decoder].state.is_finite()
     assert made and dropped and dropped[0] == 0, "both happened, the overflow first"
 
     # A stream that never saw the dropped batches holds the same at every moment.
@@ -139,18 +141,18 @@ def test_memory_after_an_overflow_is_that_of_before(data):
 
 
 def test_memory_that_is_not_finite_is_not_kept():
-    stream, reader = MemoryStore("train"), object()
+    memory, decoder = TrainingMemory("train"), object()
     good = MemoryState({"rows": torch.ones(2, 3, 4), "lse": torch.zeros(2, 3)}, 3, 3)
-    stream.begin_update()
-    stream.keep(reader, 0, good)
-    stream.commit()
+    memory.begin()
+    memory.keep(decoder, 0, good)
+    memory.commit()
     for name, value in (("rows", float("inf")), ("lse", float("nan"))):
         tensors = {key: tensor.clone() for key, tensor in good.tensors.items()}
         tensors[name].view(-1)[5] = value
-        stream.begin_update()
-        stream.keep(reader, 1, MemoryState(tensors, 3, 3))
-        stream.commit()
-        assert stream.committed[reader].state is good and stream.committed[reader].following == 1
+        memory.begin()
+        memory.keep(decoder, 1, MemoryState(tensors, 3, 3))
+        memory.commit()
+        assert memory.committed[decoder].state is good and memory.committed[decoder].following == 1
 
 
 @pytest.mark.gpu
