@@ -2,8 +2,8 @@
 
 One query token at a time; no relative shift, no mask beyond "which keys", no fast path, no dropout.
 The package is held to this file, and this file to the authors' recorded numbers (tests/golden). It
-imports neither the package nor fairseq. Sections named here are those of the design page:
-1 one layer, 2 from segment to segment, 3 the variants, 5 context windows, 6 what must hold.
+imports neither the package nor fairseq. The method: arXiv 2204.07341,
+and where that leaves something open, its authors' program.
 
 Letters: B streams, H heads, d head width, D model width, V vocabulary, M memory length now held,
 N segment length, A tokens that entered the memory last, J keys of one query, T tokens at hand.
@@ -56,7 +56,7 @@ class ReferenceConfig:
 
 @dataclass
 class ReferenceState:
-    """What one segment leaves to the next, all detached (section 2).
+    """What one segment leaves to the next, all detached.
 
     inputs     the layers' inputs at the memory tokens, each [B,M,D]. Look-ahead keeps layer 0's
                alone, the scaled embeddings: it changes all layers above, which are recomputed.
@@ -141,7 +141,7 @@ def project(cfg: ReferenceConfig, w: Weights, h: Tensor, documents: Tensor) -> R
 
 
 def finish(cfg: ReferenceConfig, w: Weights, h: Tensor, y: Tensor) -> Tensor:
-    """Section 1 d): layer inputs h [B,T,D], attention outputs y [B,H,T,d] -> outputs [B,T,D]."""
+    """Layer inputs h [B,T,D], attention outputs y [B,H,T,d] -> outputs [B,T,D]."""
 
     def feed_forward(a: Tensor) -> Tensor:
         hidden = F.linear(a, w["ffn1.weight"], w["ffn1.bias"]).relu()  # [B,T,ffn_dim]
@@ -154,7 +154,7 @@ def finish(cfg: ReferenceConfig, w: Weights, h: Tensor, y: Tensor) -> Tensor:
     return norm(w, "norm2", a + feed_forward(a))
 
 
-# ---- Attention: section 1 a) to c) ------------------------------------------------------------
+# ---- Attention --------------------------------------------------------------------------------
 
 
 def score(
@@ -195,7 +195,7 @@ def average(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def merge(o_old: Tensor, lse_old: Tensor, scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Section 1 c): an old output [B,H,d] and log-sum-exp [B,H] brought up to date by new keys.
+    """An old output [B,H,d] and log-sum-exp [B,H] brought up to date by new keys.
 
     One softmax, in which all that was seen before is one key more: its score is lse_old, its value
     o_old. Where no new key is visible the old output remains.
@@ -234,7 +234,7 @@ def segment(
 ) -> tuple[Tensor, ReferenceState]:
     """One segment: tokens [B,N] -> logits [B,N,V] of the tokens that follow, and the next state.
 
-    keep: only the first `keep` tokens enter the memory (section 5); by default all N.
+    keep: only the first `keep` tokens enter the memory (context windows); by default all N.
     documents: ids [B,N]; a token sees keys of its own document only. By default all are 0.
     """
     M, N, A = state.documents.shape[1], tokens.shape[1], state.entered

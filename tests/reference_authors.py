@@ -14,7 +14,7 @@ from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"
 
-# Section 3 of the design page: their attn_type -> memory, encoding, look-ahead. Not here: 1, which
+# Their attn_type -> memory, encoding, look-ahead. Not here: 1, which
 # the reference does not cover, and 2, whose positions count down, N-1 to 0, where ours count up.
 VARIANTS = {
     0: ("recurrence", "transformer-xl", "incremental"),

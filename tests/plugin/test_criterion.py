@@ -53,19 +53,21 @@ def samples(decoder: Any, padded: int) -> List[Dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["lookahead", "lookahead-adaptive", "compressive", "continuous"])
 def test_the_text_is_scored_as_cross_entropy_scores_it(kind: str) -> None:
-    decoder, plain, third = make(kind).train(), make(kind), make(kind)
+    decoder, plain, third = make(kind).train(), make(kind).train(), make(kind)
     for batch, again, once_more in zip(*(samples(each, padded=3) for each in (decoder, plain, third))):
         loss, size, log = criterion()(decoder, batch)
-        scores, _ = plain(**again["net_input"])
+        scores, extra = plain(**again["net_input"])
         expected = F.nll_loss(
             scores.log_softmax(-1).flatten(0, 1), batch["target"].flatten(), reduction="sum", ignore_index=PAD
         )
         torch.testing.assert_close(log["loss"], expected, rtol=1e-10, atol=1e-10)
         assert size == log["ntokens"] == batch["ntokens"]
-        auxiliary = sum(value for name, value in log.items() if name.startswith("auxiliary_"))
-        torch.testing.assert_close(
-            loss - log["loss"], torch.as_tensor(auxiliary, dtype=torch.float64), rtol=1e-8, atol=1e-8
-        )
+        # Means per token, as the memory gives them, times the tokens: as the text's loss, a sum.
+        wanted = {name: float(value.detach()) * batch["ntokens"] for name, value in extra.get("losses", {}).items()}
+        logged = {name: float(value) for name, value in log.items() if name.startswith("auxiliary_")}
+        assert logged == pytest.approx({f"auxiliary_{name}": value for name, value in wanted.items()}, rel=1e-8)
+        assert float(loss.detach() - log["loss"]) == pytest.approx(sum(wanted.values()), rel=1e-8, abs=1e-8)
+        assert bool(wanted) == (kind in ("compressive", "continuous")) or batch["net_input"]["segment"] == 0
         each, _, _ = criterion()(third, once_more, reduce=False)
         torch.testing.assert_close(each.sum(), expected, rtol=1e-10, atol=1e-10)
         assert each.shape == (batch["target"].numel(),)
