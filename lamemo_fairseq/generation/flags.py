@@ -32,6 +32,9 @@ REFUSED = {
 #: by what a search is chosen; they exclude each other
 SEARCHES = ("--sampling", "--diverse-beam-groups", "--diversity-rate")
 
+# Scores are divided by the length to this power, which must stay a number for any length.
+MAX_LENPEN = 30
+
 # What fairseq's loop holds per token of a hypothesis: tokens and scores, and copies of both while they are reordered.
 BYTES_PER_TOKEN = 24
 
@@ -66,6 +69,8 @@ def check_numbers(args: Any) -> None:
         value = getattr(args, name)
         if not math.isfinite(value):
             raise UsageError(f"--{name.replace('_', '-')} {value:g} is no finite number: choose one, or leave it out")
+    if abs(args.lenpen) > MAX_LENPEN:
+        raise UsageError(f"--lenpen {args.lenpen:g} is beyond {MAX_LENPEN}, and lengths to that power: choose e.g. 1")
     if args.temperature <= 0:
         raise UsageError(f"--temperature {args.temperature:g} is not above 0: choose e.g. 0.9, or --beam 1 for greedy")
     if args.no_repeat_ngram_size < 0:
