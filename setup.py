@@ -36,6 +36,6 @@ setup(
     ],
     extras_require={
         "test": ["pytest", "pytest-xdist", "hypothesis", "packaging"],
-        "dev": ["ruff", "mypy"],
+        "dev": ["ruff", "mypy", 'import-linter ; python_version >= "3.11"'],
     },
 )

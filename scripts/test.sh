@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every check: formatting, lint, types, tests.
+# Runs every check: formatting, lint, types, imports between the floors, tests.
 #
 #   bash scripts/test.sh            all but the slow tests
 #   bash scripts/test.sh --all      these as well
@@ -24,6 +24,8 @@ failed=""
 check ruff check .
 check ruff format --check .
 check mypy
+echo "test: lint-imports"
+.venv/bin/lint-imports || failed="${failed:+$failed, }lint-imports"
 if [ -n "$failed" ]; then
     echo "test: no tests were run, because these failed: $failed" >&2
     exit 1
