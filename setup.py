@@ -33,6 +33,7 @@ setup(
         "numpy",
         "matplotlib",
         "tensorboardX",
+        "tqdm",
     ],
     extras_require={
         "test": ["pytest", "pytest-xdist", "hypothesis", "packaging"],

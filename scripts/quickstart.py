@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import matplotlib.pyplot as plt
-import prepare_shakespeare
 import torch
-from corpus import CorpusError
 
 from lamemo_fairseq import LaMemoLanguageModel
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.data.prepare import shakespeare
 from lamemo_fairseq.plugin.recipes import RECIPES, Recipe, command_line
 
 # Importing fairseq turns every library's debugging messages on.
@@ -188,8 +188,8 @@ def main() -> None:
     recipe = dataclasses.replace(recipe, max_update=arguments.max_update)
     dest = arguments.dest.resolve()
     try:
-        manifest = prepare_shakespeare.prepare(dest / "corpus", arguments.offline)
-    except CorpusError as error:
+        manifest = shakespeare.prepare(dest / "corpus", arguments.offline)
+    except UsageError as error:
         sys.exit(f"quickstart: {error}")
     data = dest / "corpus" / "data-bin"
     rows = []

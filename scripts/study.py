@@ -36,15 +36,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import bpe
-import corpus as texts
-import prepare_python
-import prepare_shakespeare
 import torch
-from corpus import CorpusError
 from study_run import KINDS, OWN, SETTINGS, USUAL, Point, Run, StudyError, bits, numbers
 
 from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.data.characters import TextCharacters
+from lamemo_fairseq.data.prepare import bpe, python_source, shakespeare
+from lamemo_fairseq.data.prepare import corpus as texts
 from lamemo_fairseq.study import records as results
 
 
@@ -75,19 +73,19 @@ def pieces(prepare: Callable[[Path], Any]) -> Callable[[Path], Any]:
 def decoded(path: Path) -> Iterator[str]:
     with open(path, encoding="utf-8") as file:
         for line in file:
-            yield texts.decode_characters(line)
+            yield TextCharacters.decode(line)
 
 
 MERGES = 2000  # of byte-pair encoding
 
 CORPORA: dict[str, Callable[[Path], Any]] = {
-    "shakespeare": prepare_shakespeare.prepare,
-    "python": prepare_python.prepare,
-    "topics": lambda dest: prepare_shakespeare.prepare(dest, offline=True),  # small, and on every machine
-    "shakespeare-words": words(prepare_shakespeare.prepare),
-    "python-words": words(prepare_python.prepare),
-    "shakespeare-bpe": pieces(prepare_shakespeare.prepare),
-    "python-bpe": pieces(prepare_python.prepare),
+    "shakespeare": shakespeare.prepare,
+    "python": python_source.prepare,
+    "topics": lambda dest: shakespeare.prepare(dest, offline=True),  # small, and on every machine
+    "shakespeare-words": words(shakespeare.prepare),
+    "python-words": words(python_source.prepare),
+    "shakespeare-bpe": pieces(shakespeare.prepare),
+    "python-bpe": pieces(python_source.prepare),
 }
 
 
@@ -97,7 +95,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "'pin_memory' argument is set as true")
     try:
         study(options)
-    except (StudyError, UsageError, CorpusError) as error:
+    except (StudyError, UsageError) as error:
         sys.exit(f"study: {error}")
 
 

@@ -1,27 +1,71 @@
-"""``lamemo COMMAND``, or ``python -m lamemo_fairseq COMMAND``: one entry point, a table of commands."""
+"""``lamemo COMMAND``, or ``python -m lamemo_fairseq COMMAND``: one entry point, a table of commands.
+
+A command is a module of this folder with ``HELP`` (one line), ``add_arguments(parser)`` and ``run(arguments)``. It is
+imported when it is asked for, and imports what it needs in these functions, so that help comes at once.
+"""
 
 import argparse
-from pathlib import Path
-from typing import List, Optional
+import importlib
+import importlib.util
+import os
+import sys
+from types import ModuleType
+from typing import Dict, List, Optional
 
-import lamemo_fairseq
+from ..core.errors import UsageError
+
+#: command -> module of this folder
+COMMANDS: Dict[str, str] = {
+    "prepare": "prepare",
+    "score": "score",
+    "generate": "generate",
+    "evaluate": "evaluate",
+    "study": "study",
+    "report": "report",
+    "import": "import_checkpoint",
+    "export": "export",
+    "benchmark": "benchmark",
+    "user-dir": "user_dir",
+}
 
 
-def user_dir(arguments: List[str]) -> int:
-    """Prints the directory that ``--user-dir`` of fairseq's commands takes, wherever the package is installed."""
-    argparse.ArgumentParser(prog="lamemo user-dir", description=user_dir.__doc__).parse_args(arguments)
-    print(Path(lamemo_fairseq.__file__).resolve().parent)
-    return 0
+def available() -> List[str]:
+    """Commands whose module is there."""
+    return [name for name, module in COMMANDS.items() if importlib.util.find_spec(f"{__package__}.{module}")]
 
 
-#: name -> function of the arguments that follow it; its exit status
-COMMANDS = {"user-dir": user_dir}
+def module_of(command: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"{__package__}.{COMMANDS[command]}")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command that the first argument names."""
-    parser = argparse.ArgumentParser(prog="lamemo", description=__doc__)
-    parser.add_argument("command", choices=sorted(COMMANDS), help="what to do; COMMAND --help says more")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
-    parsed = parser.parse_args(arguments)
-    return COMMANDS[parsed.command](parsed.arguments)
+    """Runs the command that the first argument names; its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="lamemo", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in available():
+        module = module_of(name)
+        own = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        if words[:1] == [name]:  # the arguments of others are not built: that may take the import of fairseq
+            module.add_arguments(own)
+    parsed = parser.parse_args(words)
+    # Fairseq looks for --user-dir in sys.argv, where it must not find ours.
+    sys.argv = sys.argv[:1]
+    try:
+        return int(module_of(parsed.command).run(parsed) or 0)
+    except UsageError as error:
+        print(f"lamemo {parsed.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"lamemo {parsed.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `lamemo ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def old_spelling(old: str, new: List[str]) -> "None":
+    """Runs ``lamemo NEW`` with this process's arguments, for a command that was called ``old``; ends the process."""
+    print(f"{old} is now: lamemo {' '.join(new)}", file=sys.stderr)
+    sys.exit(main([*new, *sys.argv[1:]]))

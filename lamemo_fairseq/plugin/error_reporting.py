@@ -97,9 +97,7 @@ def explain_checkpoint(error: BaseException) -> Optional[str]:
             continue
         path = frame.f_locals["path"]
         if "state" in frame.f_locals:
-            return (
-                f"{path} is no checkpoint of fairseq: scripts/import_checkpoint.py converts one of the authors' program"
-            )
+            return f"{path} is no checkpoint of fairseq: lamemo import converts one of the authors' program"
         # What torch raises depends on where the file breaks off; a file that is missing says so itself.
         if not isinstance(error, (FileNotFoundError, PermissionError, MemoryError)):
             return f"{path} is truncated or damaged, or no checkpoint at all: use another one"

@@ -16,7 +16,7 @@ GROUPS = ("model", "task", "criterion", "optimization", "optimizer", "lr_schedul
 
 
 def spells(dictionary: Dictionary) -> bool:
-    """Whether the symbols are characters, as ``scripts/corpus.py`` writes them."""
+    """Whether the symbols are characters, as ``data/characters.py`` writes them."""
     seen = [s for s, count in zip(dictionary.symbols, dictionary.count) if count > 0]  # the others fill up to eights
     return all(len(s) == 1 or s.startswith("\\u") for s in seen if s not in dictionary.symbols[: dictionary.nspecial])
 

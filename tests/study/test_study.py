@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import corpus as texts
-import prepare_python
 import pytest
 import study
 import study_run
 from conftest import ROOT
+
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.data.prepare import corpus as texts
+from lamemo_fairseq.data.prepare import python_source
 
 
 def options(tmp_path: Path, *flags: str) -> Any:
@@ -100,14 +102,14 @@ def test_the_standard_library_is_split_by_whole_files(tmp_path: Path) -> None:
         (library / left_out).parent.mkdir(parents=True, exist_ok=True)
         (library / left_out).write_text("left out\n")
     (library / "latin.py").write_bytes(b"# \xe9\n")
-    found = prepare_python.standard_library(library)
+    found = python_source.standard_library(library)
     lines = {split: list(found.splits[split]) for split in texts.SPLITS}
     numbers = {split: {int(n) for n in re.findall(r"value = (\d+)", "\n".join(part))} for split, part in lines.items()}
     assert sum(map(len, numbers.values())) == len(set().union(*numbers.values())) == 200
     assert all(numbers.values()) and len(numbers["train"]) > 150
     assert all(len(lines[split]) == 4 * len(numbers[split]) for split in texts.SPLITS)
-    with pytest.raises(texts.CorpusError, match="holds no modules"):
-        prepare_python.standard_library(tmp_path / "lib" / "test")
+    with pytest.raises(UsageError, match="holds no modules"):
+        python_source.standard_library(tmp_path / "lib" / "test")
 
 
 # Fourteen processes that import fairseq: the study is started four times, and trains and scores two models.

@@ -8,51 +8,58 @@ from __future__ import annotations
 
 import heapq
 import importlib.util
-import os
-import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 
-import corpus
-from corpus import Corpus, CorpusError, Manifest
+from ...core.errors import UsageError
+from . import corpus
+from .corpus import CODES, Corpus, Manifest
 
 END = "</w>"  # behind a word's last letter, so that a piece knows whether its word ends with it
-
-CODES = "codes"  # the file of merges, beside the texts
 
 Merge = tuple[str, str, int]
 
 
-def prepare(dest: Path, words: Corpus, merges: int) -> Manifest:
-    """A corpus of words as one of pieces; the merges, learned from its training split, stand in DEST/codes.
+def check_installed() -> None:
+    """Raises ``UsageError`` where there is no fastBPE."""
+    if importlib.util.find_spec("fastBPE") is None:
+        raise UsageError("pieces of words need fastBPE: install g++, remove .venv, then run bash scripts/bootstrap.sh")
+
+
+def prepare(dest: Path, words: Corpus, merges: int, force: bool = False) -> Manifest:
+    """A corpus of words as one of pieces; the merges, learned from its training split, travel with it as ``codes``.
 
     Args:
+        dest: the folder to make.
         words: its splits can be read more than once.
         merges: how many pairs become one.
+        force: replace another corpus.
     """
     if merges < 1:
-        raise CorpusError(f"--bpe {merges} merges nothing: give a number above 0, e.g. 8000")
-    if importlib.util.find_spec("fastBPE") is None:
-        raise CorpusError("pieces of words need fastBPE: install g++, remove .venv, then run bash scripts/bootstrap.sh")
-    kept, manifest = dest / CODES, corpus.whole_texts(dest)
-    if kept.exists() and manifest is None and not (dest / corpus.MANIFEST).exists():
-        raise CorpusError(f"{kept} was not made by this script: name another folder")
-    source = f"{words.source} (byte-pair encoding, {merges} merges)"
-    if manifest is not None and kept.exists() and (manifest["source"], manifest["inputs"]) == (source, words.inputs):
-        return corpus.prepare(dest, Corpus(source, corpus.WORDS, {}, words.inputs))
+        raise UsageError(f"--bpe {merges} merges nothing: give a number above 0, e.g. 8000")
+    if "train" not in words.splits:
+        raise UsageError("--bpe learns merges from --train: name it, or the --codes of the model's data")
+    check_installed()
+    pieces = replace(words, source=f"{words.source} (byte-pair encoding, {merges} merges)")
+    if corpus.is_whole(dest, pieces):
+        return corpus.binarize(dest)
+    corpus.check_replaces_nothing(dest, pieces, force)
     print(f"learning {merges} merges from the training text of {words.source}", flush=True)
+    before = words.encode or (lambda lines: lines)
     with tempfile.TemporaryDirectory() as scratch:
         codes = Path(scratch) / CODES
-        write(codes, learn(words.splits["train"], merges))
-        splits = {split: apply(codes, lines) for split, lines in words.splits.items()}
-        made = corpus.prepare(dest, Corpus(source, corpus.WORDS, splits, words.inputs))
-        # Last, so that a folder with codes has the texts that were cut with them.
-        shutil.copy(codes, dest / (CODES + ".tmp"))
-        os.replace(dest / (CODES + ".tmp"), kept)
-    return made
+        write(codes, learn(before(words.splits["train"]), merges))
+        extras = {**words.extras, CODES: codes}
+        cut = replace(pieces, encode=lambda lines: apply(codes, before(lines)), extras=extras)
+        return corpus.prepare(dest, cut, force)
+
+
+def pairwise(pieces: list[str]) -> Iterator[tuple[str, str]]:
+    """Each piece with the one behind it (in the standard library from Python 3.10 on)."""
+    return zip(pieces, pieces[1:])
 
 
 def learn(lines: Iterable[str], merges: int) -> list[Merge]:

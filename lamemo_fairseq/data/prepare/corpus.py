@@ -1,129 +1,117 @@
 r"""Text to a folder that fairseq trains on: DEST/{train,valid,test}.txt and DEST/data-bin.
 
-Shared by prepare_shakespeare.py and prepare_text.py, and usable from Python:
-
     prepare(Path("runs/mine"), Corpus("mine", CHARACTERS, {"train": lines, "valid": ..., "test": ...}))
 
-How characters are written. Every character becomes one token and each line of text stays one line,
-blank ones too, so that fairseq's `</s>` stands exactly where the text has a line end: there are as
-many tokens as characters. A space becomes `_`; a real `_` and all other white space (a tab, say)
-become `\u` and their hexadecimal code, `\u5f` for `_`. No other token is longer than one character,
-so `decode_characters` undoes it without doubt. Line ends are made `\n`, a byte order mark is
-dropped, and a last line without an end gets one; all else survives.
+A line of text stays a line, blank ones too, so that fairseq's ``</s>`` stands exactly where the text has a line end.
+Characters are written as ``data/characters.py`` says. Line ends are made ``\n``, a byte order mark is dropped, and a
+last line without an end gets one; all else survives.
 
-How an interrupted run stays safe. Everything is written to DEST/.unfinished and renamed when whole.
-DEST/corpus.json says what the texts were made from and what they hash to; data-bin carries a copy
-of the one that it was made from.
+How an interrupted run stays safe. Everything is written to DEST/.unfinished and renamed when whole. DEST/corpus.json
+says what the texts were made from and what they hash to, and counts the original text (see ``data/counts.py``);
+data-bin carries a copy of the one that it was made from, with its unknown tokens added.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib.util
+import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ...core.errors import UsageError
+from ..characters import encode_character
+from ..counts import CORPUS_FILE, TextCounts
+from . import binarize as files
+from .read import file_hash
 
 SPLITS = ("train", "valid", "test")
 CHARACTERS = "characters"
 WORDS = "words"
-MANIFEST = "corpus.json"
+MANIFEST = CORPUS_FILE
 UNFINISHED = ".unfinished"
+DICT = "dict.txt"
+CODES = "codes"  # the file of merges, beside the texts
+EXTRAS = (DICT, CODES)  # what may stand beside the texts
 
 Manifest = dict[str, Any]
-
-
-class CorpusError(Exception):
-    """What the user did or has that cannot work, in one line."""
+Encoder = Callable[[Iterable[str]], Iterable[str]]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What to prepare: the lines of each split, without their line ends."""
+    """What to prepare.
 
-    source: str  # shown to the user and kept in corpus.json
-    units: str  # CHARACTERS or WORDS
+    Attributes:
+        source: shown to the user and kept in corpus.json.
+        units: CHARACTERS or WORDS, also pieces of words.
+        splits: the original lines of each split, without their line ends.
+        inputs: a hash of what the lines are read from.
+        encode: lines as tokens with blanks between them; None: as ``units`` says.
+        extras: files that travel with the data: CODES that cut its words, a DICT that was given.
+    """
+
+    source: str
+    units: str
     splits: Mapping[str, Iterable[str]]
-    inputs: str = ""  # a hash of what the lines are read from: another one means DEST is outdated
+    inputs: str = ""
+    encode: Encoder | None = None
+    extras: Mapping[str, Path] = field(default_factory=dict)
 
 
 def encode_characters(line: str) -> str:
-    return " ".join(map(_encode_character, line))
-
-
-@functools.cache
-def _encode_character(character: str) -> str:
-    if character == " ":
-        return "_"
-    if character == "_" or character.isspace():
-        return f"\\u{ord(character):x}"
-    return character
-
-
-def decode_characters(line: str) -> str:
-    return "".join(map(_decode_character, line.split()))
-
-
-def _decode_character(token: str) -> str:
-    if token == "_":
-        return " "
-    if len(token) > 1:
-        return chr(int(token[2:], 16))
-    return token
+    """A line as characters."""
+    return " ".join(map(encode_character, line))
 
 
 def encode_words(line: str) -> str:
+    """A line as what white space separates."""
     return " ".join(line.split())
 
 
 ENCODE: dict[str, Callable[[str], str]] = {CHARACTERS: encode_characters, WORDS: encode_words}
 
 
-def read_lines(path: Path, flag: str) -> Iterator[str]:
-    r"""The lines of a UTF-8 file without their ends, whether these are `\n`, `\r\n` or `\r`."""
-    number = 0
-    empty = True
-    try:
-        # Read as bytes, because a text file decodes ahead and could not say which line is at fault.
-        with open(path, "rb") as file:
-            for raw in file:
-                number += 1
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                empty = empty and not text.strip()
-                yield from text.removesuffix("\n").removesuffix("\r").split("\r")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{flag} {path} is not UTF-8 (byte 0x{error.object[error.start]:02x} in line "
-            f"{number}): convert it, for instance with iconv -f latin1 -t utf-8"
-        ) from error
-    except OSError as error:
-        raise CorpusError(f"{flag} {path} cannot be read ({error.strerror}): name a text file") from error
-    if empty:
-        raise CorpusError(f"{flag} {path} holds no text: name a file that does")
+def prepare(dest: Path, corpus: Corpus, force: bool = False) -> Manifest:
+    """Writes the texts and data-bin, or what of them is not there yet.
 
-
-def file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def prepare(dest: Path, corpus: Corpus) -> Manifest:
-    """Writes the texts and data-bin, or what of them is not there yet."""
-    manifest = whole_texts(dest)
-    made_from = (corpus.source, corpus.units, corpus.inputs)
-    if manifest is None or made_from != tuple(manifest[k] for k in ("source", "units", "inputs")):
+    Raises:
+        UsageError: another corpus stands in ``dest`` and is not to be replaced, or ``dest`` cannot be written.
+    """
+    if not is_whole(dest, corpus):
+        check_replaces_nothing(dest, corpus, force)
         write_texts(dest, corpus)
     return binarize(dest)
+
+
+def is_whole(dest: Path, corpus: Corpus) -> bool:
+    """Whether the texts of ``corpus`` stand in ``dest``."""
+    manifest = whole_texts(dest)
+    return manifest is not None and not differences(manifest, corpus)
+
+
+def differences(manifest: Manifest, corpus: Corpus) -> list[str]:
+    """In what ``corpus`` is not the one of ``manifest``, in words."""
+    found = []
+    for name, said in (("source", corpus.source), ("units", corpus.units)):
+        if manifest.get(name) != said:
+            found.append(f"{name} {manifest.get(name)!r}, not {said!r}")
+    if not found and manifest.get("inputs") != corpus.inputs:
+        found.append("made from files of the same names with other content")
+    return found
+
+
+def check_replaces_nothing(dest: Path, corpus: Corpus, force: bool) -> None:
+    """Raises ``UsageError`` where ``dest`` holds another corpus, or the same in another form."""
+    manifest = _read_manifest(dest)
+    if manifest is None or force:
+        return
+    other = differences(manifest, corpus)
+    if other:
+        raise UsageError(f"--dest {dest} holds another corpus ({'; '.join(other)}): name another folder, or --force")
 
 
 def whole_texts(dest: Path) -> Manifest | None:
@@ -131,102 +119,128 @@ def whole_texts(dest: Path) -> Manifest | None:
     manifest = _read_manifest(dest)
     if manifest is None:
         return None
-    for split, facts in manifest["splits"].items():
-        path = dest / f"{split}.txt"
-        if not path.exists() or file_hash(path) != facts["sha256"]:
+    hashes = {f"{split}.txt": facts["sha256"] for split, facts in manifest["splits"].items()}
+    hashes.update(manifest.get("extras", {}))
+    for name, expected in hashes.items():
+        if not (dest / name).exists() or file_hash(dest / name) != expected:
             return None
     return manifest
 
 
 def _read_manifest(folder: Path) -> Manifest | None:
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return manifest if isinstance(manifest, dict) and "splits" in manifest else None
 
 
 def write_texts(dest: Path, corpus: Corpus) -> Manifest:
-    _refuse_foreign_files(dest)
-    scratch = _empty_scratch(dest)
-    print(f"writing the texts of {corpus.source} to {dest}", flush=True)
-    facts = {}
-    for split in SPLITS:
-        path = scratch / f"{split}.txt"
-        lines, tokens = _write_split(path, corpus.splits[split], ENCODE[corpus.units])
-        facts[split] = {"lines": lines, "tokens": tokens, "sha256": file_hash(path)}
-        print(f"  {split}: {lines:,} lines, {tokens:,} {corpus.units} (line ends included)")
-    manifest = {
-        "source": corpus.source,
-        "units": corpus.units,
-        "inputs": corpus.inputs,
-        "splits": facts,
-    }
-    (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    # The manifest goes first: it makes the texts after it ours, and its hashes tell whether all
-    # of them have arrived.
-    for name in (MANIFEST, *(f"{split}.txt" for split in SPLITS)):
-        os.replace(scratch / name, dest / name)
-    shutil.rmtree(scratch)
+    """Encodes all splits, then puts them into DEST."""
+    with scratch_of(dest) as scratch:
+        print(f"writing the texts of {corpus.source} to {dest}", flush=True)
+        facts = {split: _write_split(scratch, split, corpus) for split in SPLITS if split in corpus.splits}
+        for name, path in corpus.extras.items():
+            shutil.copyfile(path, scratch / name)
+        manifest = {
+            "source": corpus.source,
+            "units": corpus.units,
+            "inputs": corpus.inputs,
+            "splits": facts,
+            "extras": {name: file_hash(scratch / name) for name in corpus.extras},
+        }
+        _write_manifest(scratch, manifest)
+        # The manifest goes first: it makes the texts after it ours, and its hashes tell whether all have arrived.
+        for name in (MANIFEST, *(f"{split}.txt" for split in facts), *corpus.extras):
+            os.replace(scratch / name, dest / name)
+        for name in (*(f"{split}.txt" for split in SPLITS if split not in facts), *set(EXTRAS) - set(corpus.extras)):
+            (dest / name).unlink(missing_ok=True)  # of a corpus that was replaced
     return manifest
+
+
+def _write_split(folder: Path, split: str, corpus: Corpus) -> dict[str, Any]:
+    """Writes a text; returns what the manifest says of it: counts of the original, and tokens with each ``</s>``."""
+    path, counts, tokens = folder / f"{split}.txt", TextCounts(), 0
+    original = counts.counting(corpus.splits[split])
+    encoded = map(ENCODE[corpus.units], original) if corpus.encode is None else corpus.encode(original)
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for line in encoded:
+            tokens += len(line.split()) + 1
+            file.write(line + "\n")
+    print(
+        f"  {split}: {counts.lines:,} lines, {counts.words:,} words, {counts.characters:,} characters, "
+        f"{counts.bytes:,} bytes as {tokens:,} tokens (line ends included)"
+    )
+    sizes = {name: getattr(counts, name) for name in ("lines", "words", "characters", "bytes")}
+    return {**sizes, "tokens": tokens, "sha256": file_hash(path)}
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def scratch_of(dest: Path) -> Iterator[Path]:
+    """An empty folder in DEST for what is not whole yet. Afterwards it is gone, also where the disk was full."""
+    _refuse_foreign_files(dest)
+    scratch, existed = dest / UNFINISHED, dest.exists()
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        yield scratch
+    except OSError as error:
+        raise UsageError(f"--dest {dest} cannot be written ({error.strerror}): free room, or name another") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not existed:
+            with contextlib.suppress(OSError):  # something whole stands in it, or it was never made
+                dest.rmdir()
 
 
 def _refuse_foreign_files(dest: Path) -> None:
     if dest.exists() and not dest.is_dir():
-        raise CorpusError(f"{dest} is a file: name a folder to make or to fill")
-    proofs = {f"{split}.txt": MANIFEST for split in SPLITS}
+        raise UsageError(f"--dest {dest} is a file: name a folder to make or to fill")
+    proofs = {name: MANIFEST for name in (*(f"{split}.txt" for split in SPLITS), *EXTRAS)}
     proofs["data-bin"] = f"data-bin/{MANIFEST}"
     for name, proof in proofs.items():
         if (dest / name).exists() and not (dest / proof).exists():
-            raise CorpusError(f"{dest / name} was not made by this script: name another folder")
-
-
-def _empty_scratch(dest: Path) -> Path:
-    scratch = dest / UNFINISHED
-    try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-    except OSError as error:
-        raise CorpusError(f"{dest} cannot be written ({error.strerror}): name another folder") from error
-    return scratch
-
-
-def _write_split(path: Path, lines: Iterable[str], encode: Callable[[str], str]) -> tuple[int, int]:
-    """Returns the number of lines and of tokens, each line's `</s>` being one."""
-    count = tokens = 0
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for line in lines:
-            encoded = encode(line)
-            count += 1
-            tokens += len(encoded.split()) + 1
-            file.write(encoded + "\n")
-    return count, tokens
+            raise UsageError(f"{dest / name} was not made by lamemo prepare: name another folder")
 
 
 def binarize(dest: Path) -> Manifest:
     """Makes data-bin from the texts of DEST, unless it is there and was made from them."""
     manifest = _read_manifest(dest)
     if manifest is None:
-        raise CorpusError(f"{dest} has no {MANIFEST}: its texts were not made by this script")
-    if _read_manifest(dest / "data-bin") == manifest:
+        raise UsageError(f"{dest} has no {MANIFEST}: its texts were not made by lamemo prepare")
+    made = _read_manifest(dest / "data-bin")
+    if made is not None and _without_unknown(made) == manifest:
         print(f"{dest} is finished ({manifest['source']}), nothing to do", flush=True)
-        return manifest
-    _refuse_foreign_files(dest)
-    if importlib.util.find_spec("fairseq_cli") is None:
-        raise CorpusError(f"{sys.executable} has no fairseq: run bash scripts/bootstrap.sh, then .venv/bin/python")
-    print(f"running fairseq-preprocess into {dest / 'data-bin'}", flush=True)
-    scratch = _empty_scratch(dest)
-    built = scratch / "data-bin"
-    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source"]
-    command += ["--destdir", str(built), "--workers", str(min(2, os.cpu_count() or 1))]
-    for split in SPLITS:
-        command += [f"--{split}pref", str(dest / f"{split}.txt")]
-    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if run.returncode != 0:
-        last = (run.stdout.strip() or "no output").splitlines()[-1]
-        raise CorpusError(f"fairseq-preprocess failed ({last}); to see it all: {' '.join(command)}")
-    shutil.copy(dest / MANIFEST, built / MANIFEST)
-    if (dest / "data-bin").exists():
-        os.replace(dest / "data-bin", scratch / "outdated")
-    os.replace(built, dest / "data-bin")
-    shutil.rmtree(scratch)
-    return manifest
+        return made
+    with scratch_of(dest) as scratch:
+        built = scratch / "data-bin"
+        built.mkdir()
+        for name in manifest["extras"]:
+            shutil.copyfile(dest / name, built / name)
+        if DICT not in manifest["extras"]:
+            files.write_dictionary(built / DICT, files.count_tokens(dest / "train.txt"))
+        numbers = files.read_dictionary(built / DICT)
+        made = json.loads(json.dumps(manifest))
+        assert made is not None
+        for split, facts in made["splits"].items():
+            _, facts["unknown"] = files.binarize(dest / f"{split}.txt", built / split, numbers)
+            share = facts["unknown"] / facts["tokens"]
+            print(f"  {split}: {facts['tokens']:,} tokens, {facts['unknown']:,} ({share:.2%}) of them unknown")
+        _write_manifest(built, made)
+        if (dest / "data-bin").exists():
+            os.replace(dest / "data-bin", scratch / "outdated")
+        os.replace(built, dest / "data-bin")
+    print(f"{dest / 'data-bin'}: {len(numbers):,} types", flush=True)
+    return made
+
+
+def _without_unknown(manifest: Manifest) -> Manifest:
+    splits = {
+        split: {name: value for name, value in facts.items() if name != "unknown"}
+        for split, facts in manifest["splits"].items()
+    }
+    return {**manifest, "splits": splits}

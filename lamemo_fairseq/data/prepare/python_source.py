@@ -1,14 +1,11 @@
-"""The source of Python's standard library as characters: DEST/{train,valid,test}.txt and DEST/data-bin.
-
-    python scripts/prepare_python.py runs/python
+"""The source of Python's standard library as characters: ``lamemo prepare python --dest runs/python``.
 
 Whole files go to one split each, by a hash of their names, so that a later Python moves none of them. Test modules,
-installed packages and files that are not UTF-8 are left out. How the characters are written stands in corpus.py.
+installed packages and files that are not UTF-8 are left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 import sysconfig
@@ -16,8 +13,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import corpus
-from corpus import Corpus, CorpusError, Manifest
+from ...core.errors import UsageError
+from . import corpus
+from .corpus import Corpus, Manifest
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
 
@@ -30,7 +28,7 @@ def modules(library: Path) -> list[Path]:
         if LEFT_OUT.isdisjoint(inside.parts) and not path.name.startswith("test_"):
             found.append(path)
     if not found:
-        raise CorpusError(f"{library} holds no modules: use a Python whose standard library is not zipped")
+        raise UsageError(f"{library} holds no modules: use a Python whose standard library is not zipped")
     return found
 
 
@@ -68,20 +66,6 @@ def lines(paths: list[Path]) -> Iterator[str]:
             yield from text.removesuffix("\n").split("\n")
 
 
-def prepare(dest: Path, library: Path | None = None) -> Manifest:
+def prepare(dest: Path, library: Path | None = None, force: bool = False) -> Manifest:
     """Does what is not done yet."""
-    return corpus.prepare(dest, standard_library(library or Path(sysconfig.get_paths()["stdlib"])))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("dest", type=Path, help="folder to make")
-    arguments = parser.parse_args()
-    try:
-        prepare(arguments.dest)
-    except CorpusError as error:
-        sys.exit(f"prepare_python: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    return corpus.prepare(dest, standard_library(library or Path(sysconfig.get_paths()["stdlib"])), force)

