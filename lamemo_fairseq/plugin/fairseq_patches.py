@@ -11,6 +11,13 @@ of ``Trainer``                  why
 ==============================  ==================================================================================
 
 ==============================  ==================================================================================
+of the optimizers of 16 bits    why
+==============================  ==================================================================================
+``state_dict``                  float32 weights and the place of the loss scale are left out, so that a resumed run
+``load_state_dict``             would be another one
+==============================  ==================================================================================
+
+==============================  ==================================================================================
 of ``checkpoint_utils``         why
 ==============================  ==================================================================================
 ``save_checkpoint``             the only place that all ranks pass before a save, with or without validation: the
@@ -33,12 +40,14 @@ import logging
 import os
 import sys
 import typing
-from typing import Any
+from argparse import Namespace
+from typing import Any, Dict
 
 import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.optim import AMPOptimizer, FP16Optimizer, MemoryEfficientFP16Optimizer
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig, ListConfig, open_dict
 from omegaconf.base import ContainerMetadata, Metadata
@@ -46,6 +55,7 @@ from omegaconf.nodes import AnyNode
 
 from ..core.errors import UsageError
 from ..training import checkpoint_io as files
+from ..training import half_precision
 from ..training import rank_checks as agreement
 from ..training.metrics import check_best_metric
 from ..training.resume import StreamIterator
@@ -84,6 +94,7 @@ def install() -> None:
 
     @functools.wraps(load_checkpoint)
     def load_in_agreement(cfg: Any, trainer: Any, **passed: Any) -> Any:
+        files.check_places(cfg.save_dir, cfg.restore_file)
         agreement.check(trainer)
         check_metric(trainer)
         forget_earlier_runs()
@@ -109,6 +120,7 @@ def install() -> None:
     def save_whole(obj: Any, filename: str, async_write: bool = False) -> None:
         if os.path.basename(filename) == "crash.pt" and obj["cfg"]["checkpoint"]["no_save"]:
             return  # the trainer saves what it crashed with, even with --no-save
+        obj = without_namespaces(obj)
         if async_write or not PathManager.supports_rename(filename):
             persistent_save(obj, filename, async_write)
         else:
@@ -123,6 +135,8 @@ def install() -> None:
 
     @functools.wraps(load_ensemble)
     def load_with_names(filenames: Any, *arguments: Any, **named: Any) -> Any:
+        for path in filenames:
+            files.check_is_file(path)
         models, cfg, task = load_ensemble(filenames, *arguments, **named)
         for model, path in zip(models, filenames):
             model.checkpoint_path = path
@@ -137,6 +151,7 @@ def install() -> None:
             trainer.task.training_memory.begin()
 
     Trainer.zero_grad = begin_update
+    patch_half_precision()
     checkpoint_utils.save_checkpoint = save_with_memory
     checkpoint_utils.load_checkpoint = load_in_agreement
     checkpoint_utils.load_checkpoint_to_cpu = load_whole
@@ -175,6 +190,64 @@ def stop_if_done(trainer: Any) -> None:
         logger.info("all of --max-update %d are made: nothing is left to train", optimization.max_update)
         with open_dict(trainer.cfg):
             optimization.max_epoch = -1  # 0 would mean no limit
+
+
+def without_namespaces(state: Dict[str, Any]) -> Dict[str, Any]:
+    """A checkpoint whose flags are plain: older optimizers and schedulers bring a namespace, which torch refuses."""
+    groups = state["cfg"]
+    if not isinstance(groups, dict):
+        return state
+    plain = (str, int, float, bool, list, type(None))
+    return {
+        **state,
+        "cfg": {
+            name: {key: value for key, value in vars(group).items() if isinstance(value, plain)}
+            if isinstance(group, Namespace)
+            else group
+            for name, group in groups.items()
+        },
+    }
+
+
+def patch_half_precision() -> None:
+    """Completes the state of the optimizers of 16 bits."""
+    for optimizer_class in (FP16Optimizer, MemoryEfficientFP16Optimizer, AMPOptimizer):
+        optimizer_class.state_dict = complete(optimizer_class.state_dict)
+        optimizer_class.load_state_dict = restoring(optimizer_class.load_state_dict)
+
+
+def complete(state_dict: Any) -> Any:
+    """Wraps an optimizer's ``state_dict``."""
+
+    @functools.wraps(state_dict)
+    def complete_state_dict(optimizer: Any) -> Dict[str, Any]:
+        state = state_dict(optimizer)
+        if isinstance(optimizer, AMPOptimizer):
+            return {**state, "grad_scaler": optimizer.scaler.state_dict()}
+        state = {**state, "loss_scale_counters": half_precision.counters(optimizer.scaler)}
+        if isinstance(optimizer, FP16Optimizer):
+            state["fp32_params"] = half_precision.float32_weights(optimizer)
+        return state
+
+    return complete_state_dict
+
+
+def restoring(load_state_dict: Any) -> Any:
+    """Wraps an optimizer's ``load_state_dict``."""
+
+    @functools.wraps(load_state_dict)
+    def restore_state_dict(optimizer: Any, state: Dict[str, Any], optimizer_overrides: Any = None) -> None:
+        load_state_dict(optimizer, state, optimizer_overrides)
+        if isinstance(optimizer, AMPOptimizer):
+            if state.get("grad_scaler") and optimizer.scaler.is_enabled():
+                optimizer.scaler.load_state_dict(state["grad_scaler"])
+            return
+        if optimizer.scaler is not None:
+            half_precision.restore_counters(optimizer.scaler, state.get("loss_scale_counters", {}))
+        if isinstance(optimizer, FP16Optimizer):
+            half_precision.restore_float32_weights(optimizer, state)
+
+    return restore_state_dict
 
 
 def allow_broadcasts() -> None:

@@ -168,8 +168,30 @@ def advice(path: str) -> str:
     return "" if other is None else f" (the newest undamaged checkpoint is {other})"
 
 
+def check_is_file(path: str) -> None:
+    """Raises ``UsageError`` where something stands at ``path`` that is no file; nothing may stand there."""
+    if not os.path.lexists(path) or os.path.isfile(path):
+        return
+    if os.path.isdir(path):
+        what = "a directory"
+    elif os.path.exists(path):
+        what = "a pipe, socket or device"
+    else:
+        what = f"a link to {os.readlink(path)}, where nothing is"
+    raise UsageError(f"{path} is {what}, not a checkpoint: remove it or name another")
+
+
+def check_places(save_dir: str, restore_file: str) -> None:
+    """Raises ``UsageError`` where a checkpoint could not be read or written for what stands in its place."""
+    for name in os.listdir(save_dir) if os.path.isdir(save_dir) else ():
+        if name.endswith((".pt", ".pt.tmp")):
+            check_is_file(os.path.join(save_dir, name))
+    check_is_file(restore_file)
+
+
 def check(path: str) -> None:
     """Raises ``UsageError`` where a checkpoint is cut short or damaged."""
+    check_is_file(path)
     if is_whole(path):
         return
     other = newest_whole(os.path.dirname(os.path.abspath(path)), but=path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import assert_same_training, load, preprocess, train
+from commands import PLUGIN, Command, assert_same_training, load, preprocess, train
 
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.training import checkpoint_io as files
@@ -158,3 +158,36 @@ def test_save_dir_that_cannot_be_written(data, tmp_path):
     assert (
         line.startswith(f"error: --save-dir {tmp_path}/file/run cannot be written to (") and "Traceback" not in output
     )
+
+
+def no_file(kind, path):
+    """Something that is no file."""
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "dangling link":
+        path.symlink_to("nowhere.pt")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+
+
+KINDS = {
+    "directory": "a directory",
+    "dangling link": "a link to nowhere.pt",
+    "pipe": "a pipe",
+    "device": "a pipe, socket",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_what_is_no_file(data, tmp_path, kind):
+    """Found before training begins, and before anything waits for a pipe's other end."""
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "checkpoint_last.pt"
+    no_file(kind, path)
+    words = [data, "--user-dir", PLUGIN, "--task", "memory_language_modeling", "--path", path, "--cpu"]
+    evaluated = Command("eval_lm", words, tmp_path / "eval.log")
+    for output in (train(data, tmp_path / "run", "--max-update", 2)[0].fail(), evaluated.fail()):
+        assert output.splitlines()[-1].startswith(f"error: {path} is {KINDS[kind]}") and "Traceback" not in output
+        assert "num_updates" not in output

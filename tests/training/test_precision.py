@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from commands import PLUGIN, Command, load, losses, preprocess, train
+from commands import PLUGIN, Command, assert_same_training, load, losses, preprocess, train
 from conftest import TINY
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -78,16 +78,39 @@ checkpoint: {{save_dir: {tmp_path}/run}}
 
 
 def test_resuming_in_another_precision(data, tmp_path):
-    """The memory is cast to what the model now is; resuming in the same half precision is exact."""
+    """The memory is cast to what the model now is."""
     flags = MODES["fp16-no-flatten-grads"]
     train(data, tmp_path / "run", "--max-update", 5)[0].succeed()
     output = train(data, tmp_path / "run", *flags, "--reset-optimizer", "--max-update", 8)[0].succeed()
     assert "with the memory as it was saved" in output
-    train(data, tmp_path / "halves", *flags, "--max-update", 5)[0].succeed()
-    train(data, tmp_path / "halves", *flags, "--max-update", 12)[0].succeed()
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_resuming_in_half_precision_is_exact(data, tmp_path, mode):
+    """Weights, float32 weights and moments, while the loss scale grows every five updates."""
+    flags = [*MODES[mode], *(["--fp16-scale-window", 5] if mode != "amp" else [])]
+    train(data, tmp_path / "halves", *flags, "--max-update", 8)[0].succeed()
+    output = train(data, tmp_path / "halves", *flags, "--max-update", 12)[0].succeed()
     train(data, tmp_path / "whole", *flags, "--max-update", 12)[0].succeed()
-    one, other = (losses((tmp_path / f"{name}.log").read_text()) for name in ("whole", "halves"))
-    assert one == other
+    paths = [tmp_path / name / "checkpoint_last.pt" for name in ("halves", "whole")]
+    assert_same_training(*paths)
+    states = [load(path)["last_optimizer_state"] for path in paths]
+    for key in ("loss_scale", "loss_scale_counters", "grad_scaler"):
+        assert states[0].get(key) == states[1].get(key)
+    weights = [state.get("fp32_params", []) for state in states]
+    assert (len(weights[0]) > 0) == (mode == "fp16-no-flatten-grads")
+    assert all(torch.equal(one, other) for one, other in zip(*weights))
+    assert "rebuilt from 16 bits" not in output
+
+
+def test_checkpoints_without_float32_weights_say_so(data, tmp_path):
+    flags = [*MODES["fp16-no-flatten-grads"], "--max-update"]
+    train(data, tmp_path / "run", *flags, 4)[0].succeed()
+    path = tmp_path / "run" / "checkpoint_last.pt"
+    state = load(path)
+    del state["last_optimizer_state"]["fp32_params"]
+    torch.save(state, path)
+    assert "holds no float32 weights" in train(data, tmp_path / "run", *flags, 6)[0].succeed()
 
 
 def small_training(data, *flags):

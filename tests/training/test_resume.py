@@ -40,6 +40,7 @@ def uninterrupted(data, tmp_path_factory):
 
 def kill_and_go_on(data, save_dir, ranks, update_freq, moment):
     """Kills a run ``moment`` seconds after its first update, and starts it again."""
+    print(f"killed {moment:.3f} s after the first update")  # shown where the test fails
     flags = [*FLAGS, "--update-freq", update_freq]
     commands = train(data, save_dir, *flags, ranks=ranks)
     assert commands[0].wait_for('"num_updates": "1"')
@@ -53,7 +54,9 @@ def kill_and_go_on(data, save_dir, ranks, update_freq, moment):
 @pytest.mark.parametrize("ranks, update_freq", [(1, 3), (2, 1)])
 def test_killed_run_ends_with_the_same_weights(data, uninterrupted, tmp_path, ranks, update_freq):
     expected, seconds = uninterrupted(ranks, update_freq)
-    kill_and_go_on(data, tmp_path / "run", ranks, update_freq, random.uniform(0, 0.4 * seconds))
+    kill_and_go_on(
+        data, tmp_path / "run", ranks, update_freq, random.Random(f"{ranks} {update_freq}").uniform(0, 0.4 * seconds)
+    )
     assert_same_training(expected, tmp_path / "run" / "checkpoint_last.pt")
 
 
@@ -63,7 +66,13 @@ def test_killed_run_ends_with_the_same_weights(data, uninterrupted, tmp_path, ra
 @pytest.mark.parametrize("ranks, update_freq", [(1, 1), (1, 3), (2, 1), (2, 3)])
 def test_killed_anywhere(data, uninterrupted, tmp_path, ranks, update_freq, point):
     expected, seconds = uninterrupted(ranks, update_freq)
-    kill_and_go_on(data, tmp_path / "run", ranks, update_freq, random.uniform(0, 0.9 * seconds))
+    kill_and_go_on(
+        data,
+        tmp_path / "run",
+        ranks,
+        update_freq,
+        random.Random(f"{ranks} {update_freq} {point}").uniform(0, 0.9 * seconds),
+    )
     assert_same_training(expected, tmp_path / "run" / "checkpoint_last.pt")
 
 
