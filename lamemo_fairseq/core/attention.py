@@ -4,7 +4,7 @@ Projections and biases around two calls of ``softmax.attend``, for whole segment
 single tokens. Slow reference: ``tests/reference.py`` (``segment``). Letters as in ``softmax.py`` and ``positions.py``.
 """
 
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from . import softmax as ops
 from .encodings import Biases, Distances, PositionEncoding
+from .fused_attention import FusedAttention, Window, fused_attention
 from .kv_cache import Buffer
 from .memory.base import LongTermOutput
 from .positions import AttentionGeometry, LookAheadGeometry, align
 from .probe import LayerProbe
-from .softmax import Attention
+from .softmax import Attended, Attention
 
 
 class Cache:
@@ -70,11 +71,14 @@ class RelativeAttention(nn.Module):
         head_dim: d.
         dropout: on attention weights.
         encoding: how distances enter.
+        fused: compute scores to outputs as one operation, where it can.
     """
 
-    def __init__(self, dim: int, heads: int, head_dim: int, dropout: float, encoding: PositionEncoding) -> None:
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, dropout: float, encoding: PositionEncoding, fused: bool = True
+    ) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.dropout = heads, head_dim, dropout
+        self.heads, self.head_dim, self.dropout, self.fused = heads, head_dim, dropout, fused
         width = heads * head_dim
         self.q_proj = nn.Linear(dim, width, bias=False)
         self.kv_proj = nn.Linear(dim, 2 * width, bias=False)
@@ -121,29 +125,102 @@ class RelativeAttention(nn.Module):
         current = queries[:, :, memory - first :]
 
         dropout = self.dropout if self.training else 0.0
-        scores = self.causal_scores(current, keys, distances, geometry, biases)
-        left = ops.attend(scores, values, dropout=dropout, want_lse=want_lse)
-        output, lse, alpha = left.output, left.lse, None
+        # The only place where the path is chosen. Steps: for one look at the weights, for masks and keys that differ
+        # between streams or chunks, and for distances with a bias or none.
+        plain = cache is not None or probe is not None or want_usage or geometry.attn_mask.dim() != 2
+        fuses = self.fused and not plain and self.r_proj is not None
+        weights: Optional[Tensor] = None
+        if fuses:
+            assert distances is not None
+            done = self.fused_causal(current, keys, values, distances.keys, geometry, biases, dropout, want_lse)
+            output, lse, alpha = done.output, done.lse, None
+        else:
+            scores = self.causal_scores(current, keys, distances, geometry, biases)
+            left = ops.attend(scores, values, dropout=dropout, want_lse=want_lse)
+            output, lse, alpha, weights = left.output, left.lse, None, left.weights
         if previous_attention is not None and memory > 0:
             assert geometry.ahead is not None and lse is not None and distances is not None
             span = slice(memory - geometry.ahead.keys + 1, memory + 1)
-            scores = self.ahead_scores(queries[:, :, :memory], keys[:, :, span], distances.keys, geometry.ahead, biases)
-            right = ops.attend(
-                scores, values[:, :, span], previous_attention=previous_attention, dropout=dropout, want_lse=True
-            )
+            read = (queries[:, :, :memory], keys[:, :, span])
+            right: Union[Attended, FusedAttention]
+            if fuses and geometry.ahead.rising is not None:
+                right = self.fused_ahead(
+                    *read, values[:, :, span], distances.keys, geometry.ahead, biases, dropout, previous_attention
+                )
+            else:
+                scores = self.ahead_scores(*read, distances.keys, geometry.ahead, biases)
+                right = ops.attend(
+                    scores, values[:, :, span], previous_attention=previous_attention, dropout=dropout, want_lse=True
+                )
             assert right.lse is not None
             output = torch.cat([right.output, output], dim=2)
             lse, alpha = torch.cat([right.lse, lse], dim=2), right.alpha
         if probe is not None:
-            probe.see(left.weights, geometry.attn_mask, alpha)
+            assert weights is not None
+            probe.see(weights, geometry.attn_mask, alpha)
         hidden_states = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
         attention_state = None if lse is None else Attention(output.detach(), lse)
-        usage = left.weights.detach().mean(1).sum(1) if want_usage else None  # [B, T]
+        usage = weights.detach().mean(1).sum(1) if want_usage and weights is not None else None  # [B, T]
         if long_term is None:
             return AttentionOutput(hidden_states, attention_state, alpha, usage, None)
         further = long_term(queries)
         return AttentionOutput(
             hidden_states + further.hidden_states, attention_state, alpha, further.usage, further.loss
+        )
+
+    def fused_causal(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        distances: Tensor,
+        geometry: AttentionGeometry,
+        biases: Biases,
+        dropout: float,
+        want_lse: bool,
+    ) -> FusedAttention:
+        """As ``attend`` of :meth:`causal_scores`: queries [B, H, N, d] over keys and values [B, H, T, d]."""
+        content, position = biases.left()
+        return fused_attention(
+            self.biased(queries, content),
+            self.biased(queries, position),
+            keys,
+            values,
+            distances[geometry.causal].unflatten(-1, (self.heads, self.head_dim)),  # [T + 1, H, d]
+            geometry.attn_mask,
+            Window(queries.size(2), geometry.visible),
+            dropout=dropout,
+            want_lse=want_lse,
+        )
+
+    def fused_ahead(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        distances: Tensor,
+        ahead: LookAheadGeometry,
+        biases: Biases,
+        dropout: float,
+        previous_attention: Attention,
+    ) -> FusedAttention:
+        """As ``attend`` of :meth:`ahead_scores`: queries [B, H, M, d] over keys and values [B, H, K, d].
+
+        Row r and key c are M - K + 1 + c - r apart, so one product with the distances 1 to M + 1, which rise by one per
+        column, has all that are visible.
+        """
+        content, position = biases.right()
+        assert ahead.rising is not None
+        return fused_attention(
+            self.biased(queries, content),
+            self.biased(queries, position),
+            keys,
+            values,
+            distances.index_select(0, ahead.rising).unflatten(-1, (self.heads, self.head_dim)),  # [M + 1, H, d]
+            ahead.attn_mask,
+            Window(queries.size(2) - ahead.keys),
+            previous_attention=previous_attention,
+            dropout=dropout,
         )
 
     def split(self, projected: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class ModelConfig:
         dropout: on hidden states and encodings.
         attention_dropout: on attention weights.
         checkpoint_activations: compute layers again in the backward pass, to save memory.
+        fused: compute attention and a large softmax as one operation each, with less memory; False: step by step.
         segment_length: N, tokens after which a decoded segment enters the memory.
         separator: what ends a document while decoding, whose memory then ends too; None: documents are not told apart.
         vocabulary: embeddings and output layer.
@@ -55,6 +56,7 @@ class ModelConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.0
     checkpoint_activations: bool = False
+    fused: bool = True
     segment_length: int = 128
     separator: Optional[Separator] = None
     vocabulary: VocabularyOptions = field(default_factory=VocabularyOptions)

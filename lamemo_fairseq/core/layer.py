@@ -4,7 +4,7 @@ It is handed what its memory recalls and never asks which kind of memory that is
 (``segment``). Letters as in ``softmax.py``.
 """
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,25 @@ class LayerOutput(NamedTuple):
     loss: Optional[Tensor]
 
 
+class ReluDropout(torch.autograd.Function):
+    """ReLU and dropout that keep their result alone, which the product behind them keeps anyway.
+
+    It is positive just where both let a number through, and where they do, its derivative is 1 / (1 - p).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:  # type: ignore[override]
+        out = F.dropout(F.relu(x), p)
+        ctx.save_for_backward(out)
+        ctx.p = p
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> "tuple[Tensor, None]":  # type: ignore[override]
+        (out,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(gradient, out, 0).div_(1 - ctx.p), None
+
+
 class FeedForward(nn.Module):
     """W2 ReLU(W1 x + b1) + b2, dropout after both. Shapes: [B, n, D] -> [B, n, D]."""
 
@@ -41,7 +60,8 @@ class FeedForward(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.dropout(F.relu_(self.fc1(x)), self.dropout, self.training)
+        inner = self.fc1(x)
+        inner = ReluDropout.apply(inner, self.dropout) if self.training and self.dropout > 0 else F.relu_(inner)
         return F.dropout(self.fc2(inner), self.dropout, self.training)
 
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from . import fused_softmax
 from .attention import RelativeAttention
 from .config import ModelConfig
 from .decoding import DecodingSegment
@@ -79,7 +80,7 @@ class MemoryTransformer(nn.Module):
         nn.Module.__init__(self)  # not super(): a decoder of a framework is initialised by itself
         self.dim, self.dropout = cfg.dim, cfg.dropout
         self.segment_length, self.separator = cfg.segment_length, cfg.separator
-        self.checkpoint_activations = cfg.checkpoint_activations
+        self.checkpoint_activations, self.fused = cfg.checkpoint_activations, cfg.fused
         self.memory = cfg.make_memory()
         encoding = cfg.make_encoding()
         reach = self.memory.capacity if cfg.same_length else None
@@ -92,7 +93,7 @@ class MemoryTransformer(nn.Module):
         self.biases = encoding.biases(self.memory.looks_ahead, cfg.heads, cfg.head_width)
         self.layers = nn.ModuleList(
             Layer(
-                RelativeAttention(cfg.dim, cfg.heads, cfg.head_width, cfg.attention_dropout, encoding),
+                RelativeAttention(cfg.dim, cfg.heads, cfg.head_width, cfg.attention_dropout, encoding, cfg.fused),
                 cfg.dim,
                 cfg.ffn_dim,
                 cfg.dropout,
@@ -226,6 +227,10 @@ class MemoryTransformer(nn.Module):
         """Log-probabilities [n] of ``targets`` [n] given ``features`` [n, D], in float32 or wider."""
         if self.adaptive_head is not None:
             return self.adaptive_head.target_log_probs(features, targets)
+        weight, bias = self.embed_tokens.weight, self.output_bias
+        assert isinstance(weight, Tensor) and bias is not None
+        if self.fused and fused_softmax.pays(features, weight.size(0)):
+            return fused_softmax.chunked_target_log_probs(features, weight, bias, targets)
         return self.log_probs(features).gather(1, targets.unsqueeze(1)).squeeze(1)
 
     # Decoding: the same segments, token by token.

@@ -38,12 +38,15 @@ class LookAheadGeometry:
     """The look-ahead half of a segment's geometry: memory rows against the K keys that end at the first current token.
 
     ``index`` [blocks, C + K] names, per block of memory rows, the rows of the encodings; ``attn_mask`` holds
-    ``-inf`` where a row may not look, [M, K] or [B, 1, M, K].
+    ``-inf`` where a row may not look, [M, K] or [B, 1, M, K]. ``rising`` [M + 1] names the rows of the encodings for
+    the distances 1, 2, ... to the right, by which one operation computes it (``fused_attention.py``); None where that
+    would compute more than the blocks do: with a look to both sides, and where most of the memory is out of sight.
     """
 
     index: Tensor
     attn_mask: Tensor
     keys: int
+    rising: Optional[Tensor] = None
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,15 @@ class AttentionGeometry:
 
     ``encodings`` [S, D] of falling distances, down to 0 or, where the look-ahead needs them, below; the
     distances themselves, [S] int64, where a table has an entry for each; None for absolute positions. ``causal``
-    names the rows for T, T-1, ..., 0. ``attn_mask`` [N, T] or [B, 1, N, T] holds
-    ``-inf`` where a token may not look.
+    names the rows for T, T-1, ..., 0. ``attn_mask`` [N, T] or [B, 1, N, T] holds ``-inf`` where a token may not
+    look; ``visible`` keys, from the first on, it hides from no token.
     """
 
     encodings: Optional[Tensor]
     causal: slice
     attn_mask: Tensor
     ahead: Optional[LookAheadGeometry]
+    visible: int = 0
 
 
 def hide(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -157,9 +161,10 @@ class Positions:
         if self.looks_ahead and memory > 0 and before == 0:
             ahead = self.look_ahead(memory, last_written, top, like, documents)
         mask = hide(visible, like.dtype)
+        seen_by_all = keys - tokens if self.reach is None and documents is None else 0
         lowest = -memory if self.looks_ahead and self.encoding.signed else 0
         encodings = self.encoding.encode(top, lowest, like) if before == 0 else None
-        return AttentionGeometry(encodings, slice(top - keys, top + 1), mask, ahead)
+        return AttentionGeometry(encodings, slice(top - keys, top + 1), mask, ahead, seen_by_all)
 
     def look_ahead(
         self, memory: int, last_written: int, top: int, like: Tensor, documents: Optional[Tensor]
@@ -175,4 +180,9 @@ class Positions:
         if documents is not None:
             span = documents[:, memory - seen + 1 : memory + 1]
             visible = visible & same_document(documents[:, :memory], span)
-        return LookAheadGeometry(index, hide(visible, like.dtype), seen)
+        rising = None
+        if not self.full and 2 * seen >= memory:
+            distance = torch.arange(1, memory + 2, device=like.device)
+            # The last column belongs to no key: any row serves it.
+            rising = top - (-distance if self.encoding.signed else distance).clamp(lowest, top)
+        return LookAheadGeometry(index, hide(visible, like.dtype), seen, rising)

@@ -75,6 +75,10 @@ class LaMemoConfig(flags_of_kinds()):  # type: ignore[misc]  # a class that is m
     checkpoint_activations: bool = field(
         default=False, metadata={"help": "recompute layers in the backward pass, to save memory"}
     )
+    no_fused_kernels: bool = field(
+        default=False,
+        metadata={"help": "compute attention and a large softmax step by step: more memory, for comparison"},
+    )
     max_distance: Optional[int] = field(
         default=None,
         metadata={"help": "shaw: distances with an entry of their own (default: mem-len + tokens-per-sample)"},
@@ -143,6 +147,7 @@ class LaMemoConfig(flags_of_kinds()):  # type: ignore[misc]  # a class that is m
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             checkpoint_activations=self.checkpoint_activations,
+            fused=not self.no_fused_kernels,
             segment_length=segment_length,
             separator=separator,
             vocabulary=self.select(VocabularyOptions),

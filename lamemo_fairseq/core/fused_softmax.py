@@ -1,0 +1,78 @@
+"""Log-probabilities of targets over a large vocabulary, without scores over all of it for all tokens at once.
+
+Scores are made for some tokens at a time, and made again in the backward pass: kept is one log-sum-exp per token. One
+more product of states with the output layer is the price, so small vocabularies take the plain way.
+Slow reference: ``MemoryTransformer.log_probs`` and a gather. V words.
+"""
+
+from typing import Any, Iterator, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .softmax import full_precision, softmax_dtype
+
+# Scores that are made at once. In float32 they take 1 GiB; fewer would read and write the weights' gradient more often.
+AT_ONCE = 2**28
+# From so many scores on, the plain way's float32 copies and gradients cost more than the second product.
+LARGE = 2**27
+
+
+def pays(features: Tensor, words: int) -> bool:
+    """Whether :func:`chunked_target_log_probs` moves fewer bytes than the plain way, for features [n, D]."""
+    return features.size(0) * words >= LARGE
+
+
+def chunks(tokens: int, words: int) -> Iterator[slice]:
+    """Parts of n tokens whose scores are made at once."""
+    step = max(1, AT_ONCE // words)
+    return (slice(start, min(start + step, tokens)) for start in range(0, tokens, step))
+
+
+class TargetLogProbs(torch.autograd.Function):
+    """The node: see :func:`chunked_target_log_probs`."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+        wide = softmax_dtype(features.dtype)
+        log_probs = features.new_empty(features.size(0), dtype=wide)
+        for part in chunks(features.size(0), weight.size(0)):
+            scores = F.linear(features[part], weight, bias)
+            found = scores.gather(1, targets[part, None]).squeeze(1).to(wide)
+            log_probs[part] = found - scores.to(wide).logsumexp(1)
+        ctx.save_for_backward(features, weight, bias, targets)
+        return log_probs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+        features, weight, bias, targets = ctx.saved_tensors
+        with full_precision(features):
+            gradient = gradient.to(features.dtype).unsqueeze(1)  # [n, 1]
+            weighted = features * gradient
+            # d log p_target / d scores = onehot - p, here its two parts one after the other.
+            grad_features = weight[targets] * gradient
+            grad_weight = torch.zeros_like(weight).index_add_(0, targets, weighted)
+            grad_bias = torch.zeros_like(bias).index_add_(0, targets, gradient.squeeze(1))
+            for part in chunks(features.size(0), weight.size(0)):
+                p = torch.softmax(F.linear(features[part], weight, bias), dim=1)  # [n', V]
+                grad_features[part] -= (p @ weight) * gradient[part]
+                grad_weight.addmm_(p.t(), weighted[part], alpha=-1)
+                grad_bias.sub_((p.t() @ gradient[part]).squeeze(1))
+                del p
+        return grad_features, grad_weight, grad_bias, None
+
+
+def chunked_target_log_probs(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities [n] of ``targets`` [n] given ``features`` [n, D], in float32 or wider.
+
+    Args:
+        features: [n, D].
+        weight: of the output layer, [V, D].
+        bias: of the output layer, [V].
+        targets: [n] ids.
+    """
+    dtype = F.linear(features[:1], weight[:1]).dtype  # of 16 bits under autocast
+    cast = (tensor.to(dtype) for tensor in (features, weight, bias))
+    with full_precision(features):
+        return TargetLogProbs.apply(*cast, targets)  # type: ignore[no-any-return]
