@@ -26,7 +26,17 @@ from lamemo_fairseq.plugin.config import LaMemoConfig, MemoryLanguageModelingCon
 
 #: flags of the task that generation alone uses, or that fairseq fills in
 ELSEWHERE = {
-    *("data", "stop_at_eos", "carry_memory", "prompt_blocks", "log_interval", "prefix_size", "seed", "context_window"),
+    *(
+        "data",
+        "stop_at_eos",
+        "write_unk",
+        "carry_memory",
+        "prompt_blocks",
+        "log_interval",
+        "prefix_size",
+        "seed",
+        "context_window",
+    ),
     *("batch_size", "batch_size_valid", "train_subset", "dataset_impl"),
 }
 REPORT = re.compile(
