@@ -10,12 +10,13 @@ A part is a function from the options to a table, registered by name with ``@par
 """
 
 import argparse
+import json
 import logging
 import os
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
@@ -26,7 +27,7 @@ import torch  # noqa: E402
 from benchmark_eval import Subject  # noqa: E402
 from fairseq.data import Dictionary  # noqa: E402
 
-from lamemo_fairseq.benchmark import paper  # noqa: E402
+from lamemo_fairseq.benchmark import paper, presets  # noqa: E402
 from lamemo_fairseq.core.decoding import DecodingSegment  # noqa: E402
 from lamemo_fairseq.core.memory import KINDS  # noqa: E402
 from lamemo_fairseq.plugin.config import LaMemoConfig  # noqa: E402
@@ -35,11 +36,12 @@ from lamemo_fairseq.plugin.decoder import LaMemoDecoder  # noqa: E402
 
 @dataclass(frozen=True)
 class Table:
-    """What a part found: a title, column heads, and rows of as many cells."""
+    """What a part found: a title, column heads, rows of as many cells, and ratios by the names that checks know."""
 
     title: str
     head: Sequence[str]
-    rows: List[Sequence[str]]
+    rows: Sequence[Sequence[str]]
+    ratios: Dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [list(self.head), *map(list, self.rows)]
@@ -152,10 +154,11 @@ def time_decoding(memory: int, options: argparse.Namespace) -> Dict[str, float]:
 @part("decode")
 def decode(options: argparse.Namespace) -> Table:
     """Incremental decoding against refreshing the memory at every token."""
-    rows, smallest = [], None
+    rows, smallest, ratios = [], None, {}
     for memory in (128, 512, 1024):
         best = time_decoding(memory, options)
         smallest = best["token"] if smallest is None else smallest
+        ratios[f"decode_recompute_over_incremental_mem{memory}"] = best["each"] / best["token"]
         rows.append(
             (
                 str(memory),
@@ -175,7 +178,40 @@ def decode(options: argparse.Namespace) -> Table:
         f"decode: 6 layers, width 256, 4 heads, FFN 1024, vocabulary {WORDS}, {STREAMS} rows, segment {SEGMENT}, "
         f"float32, {options.device}, {options.threads} threads"
     )
-    return Table(title, head.split("|"), rows)
+    return Table(title, head.split("|"), rows, ratios)
+
+
+@part("train")
+def train(options: argparse.Namespace) -> Table:
+    """Training steps by memory length: look-ahead beside recurrence, in turns."""
+    rows, ratios, seconds = [], {}, {}
+    for memory in (128, 512, 1024):
+        subjects, times = {}, {}
+        for kind in ("lookahead", "recurrence"):
+            decoder = model(WORDS, SEGMENT, options.device, memory_type=kind, mem_len=memory, **DECODING)
+            subjects[kind] = Subject(decoder, SEGMENT, options.device, lambda: clock(options.device))
+            times[kind] = []
+        for _ in range(options.repeats):
+            for kind, subject in subjects.items():
+                times[kind] += subject.training(STREAMS, 2)
+        best = {kind: lower_quartile(values) for kind, values in times.items()}
+        seconds[memory] = best["lookahead"]
+        ratio = best["lookahead"] / best["recurrence"]
+        ratios[f"train_lookahead_over_recurrence_mem{memory}"] = ratio
+        rows.append((str(memory), *(f"{value * 1e3:.0f}" for value in best.values()), f"{ratio:.2f}"))
+    ratios["train_time_mem1024_over_mem512"] = seconds[1024] / seconds[512]
+    title = (
+        f"train: 6 layers, width 256, 4 heads, FFN 1024, vocabulary {WORDS}, {STREAMS} rows, segment {SEGMENT}, "
+        f"float32, {options.device}, {options.threads} threads"
+    )
+    return Table(title, ["memory", "look-ahead ms", "recurrence ms", "ratio"], rows, ratios)
+
+
+@part("presets")
+def time_presets(options: argparse.Namespace) -> Table:
+    """Training steps of the presets on the device that is there."""
+    where = torch.cuda.get_device_name() if options.device != "cpu" else "cpu (smallest preset)"
+    return Table(f"presets: measured on {where}", presets.HEAD, presets.rows(options.device, options.repeats))
 
 
 @part("eval")
@@ -220,10 +256,21 @@ def count_paper(options: argparse.Namespace) -> Table:
     return Table(title, paper.HEAD, rows)
 
 
+#: parts that are run together; cpu: all ratios of time
+SUITES = {"cpu": ("train", "decode", "eval")}
+
+
 def tables(options: argparse.Namespace) -> Iterator[Table]:
     """The chosen parts' tables, as they come."""
     for name in options.parts or PARTS:
         yield PARTS[name](options)
+
+
+def write_json(path: Path, found: Sequence[Table]) -> None:
+    """Ratios by name, and the tables as printed."""
+    shown = [{"title": one.title, "head": list(one.head), "rows": [list(row) for row in one.rows]} for one in found]
+    ratios = {name: ratio for table in found for name, ratio in table.ratios.items()}
+    path.write_text(json.dumps({"ratios": ratios, "tables": shown}, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -233,14 +280,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repeats", type=int, default=5, help="times that what is compared takes turns")
+    parser.add_argument("--suite", choices=sorted(SUITES), help="parts that belong together")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write ratios and tables to this file too")
     options = parser.parse_args()
+    options.parts = options.parts or list(SUITES.get(options.suite, ()))
     for name in options.parts:
         if name not in PARTS:
             parser.error(f"{name} is no part: choose of {', '.join(PARTS)}")
     logging.disable(logging.INFO)
     torch.set_num_threads(options.threads)
+    found = []
     for table in tables(options):
         print(table, end="\n\n", flush=True)
+        found.append(table)
+    if options.json is not None:
+        write_json(options.json, found)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,8 @@ class Training:
     def step(self) -> None:
         """Forward, loss and backward of the next segment."""
         shape = (self.setting.streams, self.setting.tokens)
-        tokens, targets = (torch.randint(4, self.setting.words, shape, device="cuda") for _ in range(2))
+        device = next(self.decoder.layers.parameters()).device
+        tokens, targets = (torch.randint(4, self.setting.words, shape, device=device) for _ in range(2))
         self.decoder.zero_grad()
         log_probs, extra = self.decoder(tokens, stream=self.store, segment=self.segment, targets=targets)
         loss = -log_probs.sum()

@@ -22,7 +22,9 @@ from .softmax import Attention, full_precision
 
 def is_identity(order: Tensor, streams: int) -> bool:
     """Whether ``order`` [B'] leaves B ``streams`` where they are."""
-    return order.numel() == streams and bool((order == torch.arange(streams).to(order)).all())
+    return order.numel() == streams and bool(
+        (order == torch.arange(streams, dtype=order.dtype, device=order.device)).all()
+    )
 
 
 class DecodingSegment:

@@ -255,9 +255,9 @@ class MemoryLanguageModelingTask(GenerationHooks):
         monitor.log_bits(self.characters)
         if any("readings" in output for output in logging_outputs):  # of training
             monitor.report(logging_outputs)
-            stats = metrics.get_smoothed_values("train_inner")
-            if self.csv is not None and stats["num_updates"] % self.cfg.log_interval == 0:
-                self.csv.write("train", stats)
+            # Smoothed values are read from the device, which the host then waits for: only where a line is due.
+            if self.csv is not None and monitor.updates_so_far() % self.cfg.log_interval == 0:
+                self.csv.write("train", metrics.get_smoothed_values("train_inner"))
 
     def post_validate(self, model: Any, stats: Dict[str, Any], meters: Any) -> None:
         """Fairseq has validated a subset."""

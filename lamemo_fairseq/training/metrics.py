@@ -56,6 +56,11 @@ def observe(stream: MemoryStore, device: torch.device) -> Dict[str, Any]:
     }
 
 
+def updates_so_far() -> int:
+    """The number of updates that fairseq has logged last."""
+    return int(metrics.get_meter("train_inner", "num_updates").val)
+
+
 def report(logging_outputs: List[Dict[str, Any]]) -> None:
     """Logs mean alpha (the weight of what the memory knew before it looked ahead), and MiB per rank."""
 

@@ -1,9 +1,11 @@
 """scripts/benchmark.py prints what it promises. Speed itself is measured there, never asserted here."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from commands import ROOT
@@ -25,4 +27,21 @@ def test_unknown_parts_are_named() -> None:
     words = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "decoding"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and re.search("decoding is no part: choose of decode, eval", done.stderr)
+    assert done.returncode == 2 and re.search("decoding is no part: choose of decode, ", done.stderr)
+
+
+@pytest.mark.slow  # it measures for half a minute
+def test_gpu_check_runs_without_a_gpu(tmp_path: Path) -> None:
+    """With the device named, so that it does not fall over at its first line where there is a GPU."""
+    out = tmp_path / "report"
+    words = ["bash", str(ROOT / "scripts" / "gpu_check.sh"), "--device", "cpu", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    table = json.loads(out.with_suffix(".json").read_text())["tables"][0]
+    assert [row[:3] for row in table["rows"]] == [
+        ["lamemo_lm_small", kind, dtype]
+        for kind in ("lookahead", "recurrence")
+        for dtype in ("float32", "float16", "bfloat16")
+    ]
+    assert "ms/step" in out.with_suffix(".md").read_text()

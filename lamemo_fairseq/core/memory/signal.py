@@ -25,7 +25,8 @@ def basis(basis_functions: int, like: Tensor) -> Tuple[Tensor, Tensor]:
     each = basis_functions // len(WIDTHS)
     stretch = max(1.0, 1 / (each - 1) / max(WIDTHS))
     centres = torch.linspace(0, 1, each, dtype=like.dtype, device=like.device).repeat(len(WIDTHS))
-    widths = stretch * torch.tensor(WIDTHS, dtype=like.dtype, device=like.device).repeat_interleave(each)
+    # Filled on the device: numbers of the host would have to be sent there.
+    widths = torch.cat([centres.new_full((each,), stretch * width) for width in WIDTHS])
     return centres, widths
 
 
