@@ -85,6 +85,8 @@ def test_generate_continues_blocks(printed: str, corpus: Path, checkpoint: Path)
 
 def test_interactive_continues_lines(printed: str) -> None:
     _, output = halves(printed)
+    output, conversation = output.split("S-0\t")[1:]
+    output = f"S-0\t{output}"
     plain = {number: cells[1] for number, cells in lines(output, "D").items()}
     assert plain[0].startswith("the value of") and plain[1].startswith("a class is")
     for number, prompt in ((0, "the value of"), (1, "a class is")):
@@ -92,6 +94,9 @@ def test_interactive_continues_lines(printed: str) -> None:
         assert len(symbols) == len(prompt) + 60
         runs = [tuple(symbols[n : n + 6]) for n in range(len(symbols) - 5)]
         assert len(runs) == len(set(runs))
+    # Line 2 is /clear, so that line 3 is answered as line 0 was.
+    remembered = lines(f"S-0\t{conversation}", "H")
+    assert set(remembered) == {0, 1, 3} and remembered[0] == remembered[3]
 
 
 def test_a_seed_repeats(corpus: Path, checkpoint: Path, printed: str) -> None:
