@@ -34,8 +34,11 @@ setup(
         "matplotlib",
         "tensorboardX",
         "tqdm",
+        "pooch",  # downloads of well-known corpora
+        "requests",
     ],
     extras_require={
+        "sentencepiece": ["sentencepiece"],  # lamemo prepare --sentencepiece
         "test": ["pytest", "pytest-xdist", "hypothesis", "packaging"],
         "dev": ["ruff", "mypy", 'import-linter ; python_version >= "3.11"'],
     },

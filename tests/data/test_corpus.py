@@ -20,6 +20,7 @@ from lamemo_fairseq.data.characters import TextCharacters
 from lamemo_fairseq.data.counts import read_counts
 from lamemo_fairseq.data.prepare import binarize, corpus, own_text, read, shakespeare
 from lamemo_fairseq.data.prepare.corpus import CHARACTERS, WORDS, Corpus
+from lamemo_fairseq.data.prepare.forms import Form
 from lamemo_fairseq.data.prepare.read import Lines
 
 # A line of a text file that was read with universal line ends: anything but the line ends.
@@ -49,7 +50,7 @@ def files_of(folder: Path, train: bytes = b"ab c\n\nd") -> dict[str, Lines]:
 @pytest.mark.parametrize("units, expected", [(CHARACTERS, "a b _ c\n\n _ d\n"), (WORDS, "ab c\n\nd\n")])
 def test_line_ends_and_blank_lines(tmp_path: Path, units: str, expected: str) -> None:
     files = files_of(tmp_path, b"\xef\xbb\xbfab c\r\n\r\n d")
-    manifest = own_text.prepare(tmp_path / "dest", files, units)
+    manifest = own_text.prepare(tmp_path / "dest", files, Form(units))
     written = (tmp_path / "dest/train.txt").read_text()
     assert written == expected.replace("\n _", "\n_")
     assert manifest["splits"]["train"]["lines"] == 3
@@ -59,7 +60,7 @@ def test_line_ends_and_blank_lines(tmp_path: Path, units: str, expected: str) ->
 def test_fairseq_keeps_every_line_and_character(tmp_path: Path) -> None:
     """Through the real fairseq-preprocess and back."""
     text = "To be,_or\tnot\n\n  to be \\u5f\n"
-    own_text.prepare(tmp_path / "d", files_of(tmp_path, text.encode()), CHARACTERS)
+    own_text.prepare(tmp_path / "d", files_of(tmp_path, text.encode()), Form(CHARACTERS))
 
     from fairseq.data import Dictionary, data_utils
 
@@ -94,7 +95,7 @@ def test_what_is_damaged_is_made_again(tmp_path: Path, change: str) -> None:
 
 @pytest.mark.parametrize("change", ["content", "files", "units", "merges"])
 def test_another_corpus_is_replaced_by_force_alone(tmp_path: Path, change: str) -> None:
-    files, dest, more = files_of(tmp_path), tmp_path / "dest", {}
+    files, dest, more = files_of(tmp_path), tmp_path / "dest", Form()
     own_text.prepare(dest, files)
     kept = {path: path.read_bytes() for path in dest.rglob("*") if path.is_file()}
     if change == "content":
@@ -102,15 +103,15 @@ def test_another_corpus_is_replaced_by_force_alone(tmp_path: Path, change: str) 
     if change == "files":
         files["test"] = files["valid"]
     if change == "units":
-        more = {"units": CHARACTERS}
+        more = Form(CHARACTERS)
     if change == "merges":
         pytest.importorskip("fastBPE")
-        more = {"merges": 2}
+        more = Form(merges=2)
     with pytest.raises(UsageError, match="holds another corpus .*--force"):
-        own_text.prepare(dest, files, **more)
+        own_text.prepare(dest, files, more)
     assert {path: path.read_bytes() for path in dest.rglob("*") if path.is_file()} == kept
-    own_text.prepare(dest, files, **more, force=True)
-    assert own_text.prepare(dest, files, **more)["units"] == more.get("units", WORDS)
+    own_text.prepare(dest, files, more, force=True)
+    assert own_text.prepare(dest, files, more)["units"] == more.units
     assert (dest / "codes").exists() == (change == "merges")
 
 
@@ -198,13 +199,23 @@ def words_of(folder: Path) -> dict[str, Path]:
     return {split: folder / split for split in texts}
 
 
-FORMS = [["--characters"], ["--words"], ["--bpe", 5], ["--moses", "de"], ["--moses", "de", "--bpe", 5]]
+FORMS = [
+    ["--characters"],
+    ["--bytes"],
+    ["--words"],
+    ["--sentencepiece", 20],
+    ["--bpe", 5],
+    ["--moses", "de"],
+    ["--moses", "de", "--bpe", 5],
+]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: "".join(map(str, form)))
 def test_counts_are_those_of_the_original_text(tmp_path: Path, form: list, capsys: pytest.CaptureFixture) -> None:
     if "--bpe" in form:
         pytest.importorskip("fastBPE")
+    if "--sentencepiece" in form:
+        pytest.importorskip("sentencepiece")
     files, dest = words_of(tmp_path), tmp_path / "dest"
     lamemo("text", *(w for s, p in files.items() for w in (f"--{s}", p)), "--dest", dest, *form, capsys=capsys)
     from fairseq.data import Dictionary, data_utils

@@ -73,8 +73,8 @@ def read_dictionary(path: Path) -> dict[str, int]:
     return numbers
 
 
-def binarize(text: Path, prefix: Path, numbers: dict[str, int]) -> tuple[int, int]:
-    """``prefix.bin`` and ``prefix.idx`` of a text, a line being an entry that ``</s>`` ends.
+def binarize(text: Path, prefix: Path, numbers: dict[str, int], line_ends: bool = True) -> tuple[int, int]:
+    """``prefix.bin`` and ``prefix.idx`` of a text, a line being an entry, which ``</s>`` ends if ``line_ends``.
 
     Returns:
         The number of tokens, ``</s>`` included, and how many of them are ``<unk>``.
@@ -86,7 +86,8 @@ def binarize(text: Path, prefix: Path, numbers: dict[str, int]) -> tuple[int, in
         for line in lines_of(text, f"binarizing {text.name}"):
             entry = [numbers.get(symbol, UNKNOWN) for symbol in line.split()]
             unknown += entry.count(UNKNOWN)
-            entry.append(EOS)
+            if line_ends:
+                entry.append(EOS)
             tokens += len(entry)
             sizes.append(len(entry))
             file.write(np.array(entry, dtype=kind).tobytes())

@@ -40,8 +40,6 @@ def prepare(dest: Path, words: Corpus, merges: int, force: bool = False) -> Mani
     """
     if merges < 1:
         raise UsageError(f"--bpe {merges} merges nothing: give a number above 0, e.g. 8000")
-    if "train" not in words.splits:
-        raise UsageError("--bpe learns merges from --train: name it, or the --codes of the model's data")
     check_installed()
     pieces = replace(words, source=f"{words.source} (byte-pair encoding, {merges} merges)")
     if corpus.is_whole(dest, pieces):
@@ -55,6 +53,17 @@ def prepare(dest: Path, words: Corpus, merges: int, force: bool = False) -> Mani
         extras = {**words.extras, CODES: codes}
         cut = replace(pieces, encode=lambda lines: apply(codes, before(lines)), extras=extras)
         return corpus.prepare(dest, cut, force)
+
+
+def check_codes(codes: Path) -> None:
+    """Raises ``UsageError`` where ``codes`` is no file of merges."""
+    check_installed()
+    try:
+        lines = codes.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--codes {codes} cannot be read ({error}): name the codes of a model's data") from error
+    if not lines or any(len(line.split(" ")) != 3 for line in lines):
+        raise UsageError(f"--codes {codes} is no file of merges (`left right count`): name the codes of a model's data")
 
 
 def pairwise(pieces: list[str]) -> Iterator[tuple[str, str]]:

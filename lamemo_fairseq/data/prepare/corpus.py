@@ -17,12 +17,14 @@ import contextlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import UsageError
+from ..byte_tokens import encode_bytes
 from ..characters import encode_character
 from ..counts import CORPUS_FILE, TextCounts
 from . import binarize as files
@@ -31,11 +33,13 @@ from .read import file_hash
 SPLITS = ("train", "valid", "test")
 CHARACTERS = "characters"
 WORDS = "words"
+BYTES = "bytes"
 MANIFEST = CORPUS_FILE
 UNFINISHED = ".unfinished"
 DICT = "dict.txt"
 CODES = "codes"  # the file of merges, beside the texts
-EXTRAS = (DICT, CODES)  # what may stand beside the texts
+SENTENCEPIECE = "spm.model"  # or this
+EXTRAS = (DICT, CODES, SENTENCEPIECE)  # what may stand beside the texts
 
 Manifest = dict[str, Any]
 Encoder = Callable[[Iterable[str]], Iterable[str]]
@@ -47,10 +51,14 @@ class Corpus:
 
     Attributes:
         source: shown to the user and kept in corpus.json.
-        units: CHARACTERS or WORDS, also pieces of words.
+        units: CHARACTERS, BYTES, or WORDS, also pieces of words.
         splits: the original lines of each split, without their line ends.
         inputs: a hash of what the lines are read from.
         encode: lines as tokens with blanks between them; None: as ``units`` says.
+        line_ends: whether ``</s>`` stands behind each line; False: the lines are pieces of one text without a break,
+            in which a line end, where it is kept, is a token ``</s>`` of its own.
+        counts: makes what counts the lines.
+        vocabulary: splits whose symbols are in the dictionary.
         extras: files that travel with the data: CODES that cut its words, a DICT that was given.
     """
 
@@ -60,6 +68,9 @@ class Corpus:
     inputs: str = ""
     encode: Encoder | None = None
     extras: Mapping[str, Path] = field(default_factory=dict)
+    line_ends: bool = True
+    counts: Callable[[], TextCounts] = TextCounts
+    vocabulary: tuple[str, ...] = ("train",)
 
 
 def encode_characters(line: str) -> str:
@@ -72,7 +83,16 @@ def encode_words(line: str) -> str:
     return " ".join(line.split())
 
 
-ENCODE: dict[str, Callable[[str], str]] = {CHARACTERS: encode_characters, WORDS: encode_words}
+def encode_line_bytes(line: str) -> str:
+    """A line as bytes of UTF-8."""
+    return encode_bytes(line.encode("utf-8"))
+
+
+ENCODE: dict[str, Callable[[str], str]] = {
+    CHARACTERS: encode_characters,
+    WORDS: encode_words,
+    BYTES: encode_line_bytes,
+}
 
 
 def prepare(dest: Path, corpus: Corpus, force: bool = False) -> Manifest:
@@ -148,6 +168,8 @@ def write_texts(dest: Path, corpus: Corpus) -> Manifest:
             "inputs": corpus.inputs,
             "splits": facts,
             "extras": {name: file_hash(scratch / name) for name in corpus.extras},
+            "line_ends": corpus.line_ends,
+            "vocabulary": list(corpus.vocabulary),
         }
         _write_manifest(scratch, manifest)
         # The manifest goes first: it makes the texts after it ours, and its hashes tell whether all have arrived.
@@ -160,16 +182,16 @@ def write_texts(dest: Path, corpus: Corpus) -> Manifest:
 
 def _write_split(folder: Path, split: str, corpus: Corpus) -> dict[str, Any]:
     """Writes a text; returns what the manifest says of it: counts of the original, and tokens with each ``</s>``."""
-    path, counts, tokens = folder / f"{split}.txt", TextCounts(), 0
+    path, counts, tokens = folder / f"{split}.txt", corpus.counts(), 0
     original = counts.counting(corpus.splits[split])
     encoded = map(ENCODE[corpus.units], original) if corpus.encode is None else corpus.encode(original)
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for line in encoded:
-            tokens += len(line.split()) + 1
+            tokens += len(line.split()) + corpus.line_ends
             file.write(line + "\n")
     print(
         f"  {split}: {counts.lines:,} lines, {counts.words:,} words, {counts.characters:,} characters, "
-        f"{counts.bytes:,} bytes as {tokens:,} tokens (line ends included)"
+        f"{counts.bytes:,} bytes as {tokens:,} tokens"
     )
     sizes = {name: getattr(counts, name) for name in ("lines", "words", "characters", "bytes")}
     return {**sizes, "tokens": tokens, "sha256": file_hash(path)}
@@ -219,15 +241,18 @@ def binarize(dest: Path) -> Manifest:
     with scratch_of(dest) as scratch:
         built = scratch / "data-bin"
         built.mkdir()
-        for name in manifest["extras"]:
+        for name in manifest.get("extras", {}):
             shutil.copyfile(dest / name, built / name)
-        if DICT not in manifest["extras"]:
-            files.write_dictionary(built / DICT, files.count_tokens(dest / "train.txt"))
+        if DICT not in manifest.get("extras", {}):
+            counts = [files.count_tokens(dest / f"{split}.txt") for split in manifest.get("vocabulary", ["train"])]
+            files.write_dictionary(built / DICT, sum(counts, Counter()))
         numbers = files.read_dictionary(built / DICT)
         made = json.loads(json.dumps(manifest))
         assert made is not None
         for split, facts in made["splits"].items():
-            _, facts["unknown"] = files.binarize(dest / f"{split}.txt", built / split, numbers)
+            _, facts["unknown"] = files.binarize(
+                dest / f"{split}.txt", built / split, numbers, manifest.get("line_ends", True)
+            )
             share = facts["unknown"] / facts["tokens"]
             print(f"  {split}: {facts['tokens']:,} tokens, {facts['unknown']:,} ({share:.2%}) of them unknown")
         _write_manifest(built, made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import itertools
@@ -57,17 +58,24 @@ def read_lines(path: Path, flag: str) -> Iterator[str]:
         UsageError: what cannot be read, is damaged, is not UTF-8, or holds no text; ``flag`` is named in it.
     """
     empty = True
-    try:
+    with guarded(path, flag):
         for name, opener in sources(path):
             for line in decoded(name, opener, flag):
                 empty = empty and not line.strip()
                 yield line
+    if empty:
+        raise UsageError(f"{flag} {path} holds no text: name a file that does")
+
+
+@contextlib.contextmanager
+def guarded(path: Path, flag: str) -> Iterator[None]:
+    """Raises ``UsageError`` for a file that cannot be read or is damaged."""
+    try:
+        yield
     except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError) as error:
         raise UsageError(f"{flag} {path} is damaged ({error}): fetch it again") from error
     except OSError as error:
         raise UsageError(f"{flag} {path} cannot be read ({error.strerror}): name a text file") from error
-    if empty:
-        raise UsageError(f"{flag} {path} holds no text: name a file that does")
 
 
 def decoded(name: str, opener: Opener, flag: str) -> Iterator[str]:
