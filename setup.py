@@ -15,7 +15,7 @@ FAIRSEQ = [
 
 setup(
     name="lamemo_fairseq",
-    version="0.1.0",
+    version="0.2.0",
     description="LaMemo, a language model with look-ahead memory, as a fairseq plugin",
     license="MIT",
     entry_points={"console_scripts": ["lamemo=lamemo_fairseq.cli.main:main"]},
