@@ -13,12 +13,13 @@ from family import KINDS, SEGMENT, SIZES, WORDS, dictionary
 
 from lamemo_fairseq.benchmark.count import Counting
 from lamemo_fairseq.benchmark.fake_cuda import fake_cuda, made_on_cuda
-from lamemo_fairseq.data.memory_store import MemoryStore, attach
+from lamemo_fairseq.data.memory_store import attach
 from lamemo_fairseq.plugin.config import LaMemoConfig
 from lamemo_fairseq.plugin.criterion import MemoryCrossEntropyCriterion
 from lamemo_fairseq.plugin.decoder import LaMemoDecoder
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 from lamemo_fairseq.training import metrics
+from lamemo_fairseq.training.train_step import TrainingMemory
 
 
 class Task:
@@ -29,7 +30,7 @@ class Task:
 
 def train(model: Any, documents: bool) -> None:
     """Four segments, each an update: forward, criterion, backward, commit, monitor."""
-    store = MemoryStore("train")
+    store = TrainingMemory("train")
     criterion = MemoryCrossEntropyCriterion(Task(), False)
     for segment in range(4):
         tokens = torch.randint(4, WORDS, (2, SEGMENT), device="cuda")
@@ -37,7 +38,7 @@ def train(model: Any, documents: bool) -> None:
         if documents:
             net_input["documents"] = torch.zeros(2, SEGMENT, dtype=torch.long, device="cuda")
         sample = attach({"net_input": net_input, "target": tokens, "ntokens": tokens.numel()}, store)
-        store.begin_update()
+        store.begin()
         loss, _, _ = criterion(model.decoder, sample)
         loss.backward()
         store.commit()
