@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
+from fairseq.registry import REGISTRIES
 
 from lamemo_fairseq.cli import main as cli
 from lamemo_fairseq.core.errors import UsageError
@@ -219,6 +220,8 @@ def test_bytes_are_decoded() -> None:
     for text in ("naïve _\t\\x41\n", "中"):
         assert decode_bytes(encode_bytes(text.encode())) == text
     assert decode_bytes(encode_bytes(b"a\xff")) == "a\ufffd"
+    bpe = REGISTRIES["bpe"]["registry"]["text_bytes"](None)  # --bpe text_bytes
+    assert bpe.encode("é a") == "\\xc3 \\xa9 _ a" and bpe.decode(bpe.encode("é a")) == "é a"
 
 
 def test_bad_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
