@@ -10,8 +10,6 @@ from commands import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").glob("*/README.md"))]
 
-PREPARE = "python scripts/prepare_text.py --train TRAIN.txt --valid VALID.txt --test TEST.txt --dest"
-
 #: how a command begins -> why it does not run here; it is parsed all the same
 NOT_RUN = {
     "bash scripts/quickstart.sh": "installs; what it trains runs in test_readme.py",
@@ -25,9 +23,10 @@ NOT_RUN = {
     "fairseq-hydra-train --config-dir examples/enwik8": "days on GPUs; its YAML: tests/plugin/test_presets.py",
     "fairseq-hydra-train --config-dir examples/text8": "days on GPUs, as enwik8",
     "fairseq-hydra-train --config-dir examples/wikitext-103": "days on GPUs, as enwik8",
-    f"{PREPARE} runs/enwik8": "its corpus",
-    f"{PREPARE} runs/text8": "its corpus",
-    f"{PREPARE} runs/wikitext": "its corpus",
+    "lamemo prepare wikitext-103": "fetches its corpus; tested in tests/data/test_known_corpora.py",
+    "lamemo prepare enwik8": "as wikitext-103",
+    "lamemo prepare text8": "as wikitext-103",
+    "lamemo prepare pg19": "as wikitext-103",
 }
 
 
