@@ -132,7 +132,7 @@ def test_bad_prompts(monkeypatch, tmp_path: Path, corpus: Path, checkpoint: Path
         (["--input", latin], f"--input {latin} is not UTF-8"),
         (["--max-len-b", 0], "--max-len-b 0 leaves no token"),
         (["--input", plain, "--prefix-size", 3], "--prompt-blocks and --prefix-size are about"),
-        (["--input", plain, "--batch-size", 0], "--batch-size 0 leaves no prompt"),
+        (["--input", plain, "--batch-size", 0], "--batch-size 0 is too small"),
         (["--sampling", "--sampling-topp", 1.2], "--sampling-topp 1.2 is not in (0, 1]"),
     ):
         assert typed(monkeypatch, corpus, checkpoint, *flags).startswith(wanted)

@@ -60,6 +60,8 @@ class Corpus:
         counts: makes what counts the lines.
         vocabulary: splits whose symbols are in the dictionary.
         extras: files that travel with the data: CODES that cut its words, a DICT that was given.
+        moses: language of the Moses tokenizer that ``encode`` begins with; kept in corpus.json, so that prompts are
+            tokenized alike (``data/text_form.py``).
     """
 
     source: str
@@ -68,6 +70,7 @@ class Corpus:
     inputs: str = ""
     encode: Encoder | None = None
     extras: Mapping[str, Path] = field(default_factory=dict)
+    moses: str | None = None
     line_ends: bool = True
     counts: Callable[[], TextCounts] = TextCounts
     vocabulary: tuple[str, ...] = ("train",)
@@ -170,6 +173,7 @@ def write_texts(dest: Path, corpus: Corpus) -> Manifest:
             "extras": {name: file_hash(scratch / name) for name in corpus.extras},
             "line_ends": corpus.line_ends,
             "vocabulary": list(corpus.vocabulary),
+            **({} if corpus.moses is None else {"moses": corpus.moses}),
         }
         _write_manifest(scratch, manifest)
         # The manifest goes first: it makes the texts after it ours, and its hashes tell whether all have arrived.

@@ -82,7 +82,7 @@ def with_moses(text: Corpus, form: Form) -> Corpus:
         for line in lines:
             yield moses.tokenize(line, aggressive_dash_splits=True, return_str=True, escape=True)
 
-    return replace(described(text, f"Moses, {form.moses}"), encode=tokenize)
+    return replace(described(text, f"Moses, {form.moses}"), encode=tokenize, moses=form.moses)
 
 
 def with_dictionary(text: Corpus, form: Form) -> Corpus:
