@@ -83,13 +83,18 @@ class Layout:
         return Layout(total, rows, boundaries, context, warmup, offset)
 
     @property
-    def share(self) -> int:
+    def row_length(self) -> int:
         """Tokens that a full row scores."""
         return -(-self.total // self.rows)
 
     def scored(self, row: int) -> "tuple[int, int]":
-        """First and last-but-one token that ``row`` scores."""
-        return min(row * self.share, self.total), min((row + 1) * self.share, self.total)
+        """First token that ``row`` scores, and one past the last."""
+        return min(row * self.row_length, self.total), min((row + 1) * self.row_length, self.total)
+
+    @property
+    def filled(self) -> int:
+        """Rows that hold text: the first ones."""
+        return -(-self.total // self.row_length)
 
     def begin(self, row: int) -> int:
         """First token that ``row`` reads; a row that scores nothing reads nothing."""
@@ -100,7 +105,7 @@ class Layout:
     def longest(self) -> int:
         """Tokens that the longest row reads, warm-up included."""
         # Full rows read the more the later they begin; behind them comes at most one short row.
-        full = self.total // self.share
+        full = self.total // self.row_length
         rows = (full - 1, min(full, self.rows - 1))
         return max(self.scored(row)[1] - self.begin(row) for row in rows)
 
@@ -196,15 +201,22 @@ class Segments(FairseqDataset):
         return collate(samples, self.layout, self.pad, self.text.name)
 
     def batches(self, rows: int, ranks: int) -> List[List[int]]:
-        """Item numbers per batch, in the order in which fairseq deals them out to ``ranks`` in turn."""
+        """Item numbers per batch, in the order in which fairseq deals them out to ``ranks`` in turn.
+
+        Rows of which no rank has text are left out, so that the cost is linear in the text, whatever ``rows`` is.
+        """
         assert rows * ranks == self.layout.rows
-        return [list(range(first, first + rows)) for first in range(0, len(self), rows)]
+        read = self.rows_read(rows)
+        return [list(range(first, first + read)) for first in range(0, len(self), rows)]
+
+    def rows_read(self, rows: int) -> int:
+        """Rows in each batch, of the ``rows`` that a rank has: as many on every rank, so that memories are alike."""
+        return min(rows, self.layout.filled)
 
     def targets(self, rank: int, ranks: int) -> int:
         """Targets that a rank's rows score."""
         rows = self.layout.rows // ranks
-        spans = [self.layout.scored(row) for row in range(rank * rows, (rank + 1) * rows)]
-        return sum(end - first for first, end in spans)
+        return self.layout.scored((rank + 1) * rows - 1)[1] - self.layout.scored(rank * rows)[0]
 
 
 def collate(samples: List[Dict[str, Any]], layout: Layout, pad: int, name: str) -> Dict[str, Any]:

@@ -7,7 +7,7 @@ from fairseq.data import Dictionary
 
 from ..core.documents import Separator
 from ..core.errors import UsageError
-from ..data.checks import find_documents
+from ..data.checks import find_documents, warn_of_short_streams
 from ..data.iterator import OrderedBatches
 from ..data.layout import Layout, Segments, Text
 from ..data.memory_store import MemoryStore, attach
@@ -66,6 +66,8 @@ class EvaluationPlan:
             return Sentences(text, self.rows, self.tokens, self.context, pad, eos)
         warmup = self.memory + self.context if self.warmup is None else self.warmup
         layout = Layout.even(text.total, self.rows * self.shards, self.tokens, self.context, warmup)
+        if self.shard == 0:
+            warn_of_short_streams(layout, text.name, self.tokens + self.context, self.shards)
         documents = None if self.separator is None else find_documents(text, self.separator, dictionary)
         return Segments(text, layout, pad, eos, documents)
 

@@ -198,6 +198,6 @@ class Resumption:
         """This rank's part of the memory of all ranks."""
         first = self.iterator.shard_id * self.iterator.rows
         whole = MemoryState(memory["tensors"], memory["length"], memory["added"], memory["documents"])
-        return CommittedState(
-            memory["following"], whole.map(lambda rows: rows[first : first + self.iterator.rows].clone())
-        )
+        # Checkpoints of earlier versions hold rows without text too.
+        end = first + self.iterator.dataset.rows_read(self.iterator.rows)
+        return CommittedState(memory["following"], whole.map(lambda rows: rows[first:end].clone()))

@@ -91,7 +91,7 @@ def test_every_target_is_scored_once_whatever_the_cut(cut: Cut) -> None:
             check_batch(batch, layout, EOS)
             assert batch["net_input"]["segment"] == number
             sources, targets = batch["net_input"]["src_tokens"], batch["target"]
-            for row in range(cut.rows):
+            for row in range(len(targets)):  # rows that hold no text are left out
                 length = int(batch["net_input"]["src_lengths"][row])
                 inputs = sources[row, :length].tolist()
                 # The memory holds all that the row read before this segment, and nothing of the segment.
@@ -108,7 +108,7 @@ def test_every_target_is_scored_once_whatever_the_cut(cut: Cut) -> None:
                     assert int(batch["remembered"][row, column]) == len(entered[row])
                     # Warm-up: a row but the first has read as much before its own as was asked for.
                     row_number = shard * cut.rows + row
-                    assert begin == max(0, row_number * layout.share - cut.warmup)
+                    assert begin == max(0, row_number * layout.row_length - cut.warmup)
                 entered[row] += inputs[: batch["net_input"]["tokens_to_memory"]]
         assert len(own) == segments.targets(shard, cut.shards)
         found += own
@@ -152,9 +152,9 @@ def test_a_warm_up_fills_the_memory_of_every_row_that_has_room_for_it(total, row
     layout = Layout.even(total, rows, tokens, context, memory + context)
     segments = Segments(Text(Lines([total]), "test"), layout, PAD, EOS)
     for batch in collated(segments, rows, 1, 0):
-        for row in range(rows):
+        for row in range(len(batch["target"])):
             scored = batch["target"][row].ne(PAD)
-            if row * layout.share >= memory + context:
+            if row * layout.row_length >= memory + context:
                 assert batch["remembered"][row][scored].ge(memory).all()
 
 
@@ -162,7 +162,20 @@ def test_a_row_that_scores_nothing_reads_nothing() -> None:
     layout = Layout.even(total=5, rows=9, tokens=2, warmup=3)
     segments = Segments(Text(Lines([5]), "test"), layout, PAD, EOS)
     batches = collated(segments, 9, 1, 0)
-    assert sum(int(batch["net_input"]["src_lengths"][5:].sum()) for batch in batches) == 0
+    assert all(len(batch["target"]) == 5 for batch in batches)
+
+
+def test_the_number_of_rows_beyond_the_text_costs_nothing() -> None:
+    """Items that are made, of a text of 40 tokens: for a million rows no more than for eighty, on two ranks."""
+    text, sizes = Text(Lines([40]), "test"), []
+    for rows in (40, 1_000_000):
+        segments = Segments(text, Layout.even(40, rows, tokens=2, warmup=6), PAD, EOS)
+        batches = segments.batches(rows // 2, 2)
+        sizes.append(sum(len(batch) for batch in batches))
+        assert all(batches) and len(batches) % 2 == 0
+        assert segments.targets(0, 2) + segments.targets(1, 2) == 40
+    segments_of_a_row = Layout.even(40, 40, tokens=2, warmup=6).segments
+    assert sizes == [40 * segments_of_a_row, 80 * segments_of_a_row], "ranks read as many rows each"
 
 
 def test_the_longest_row_may_be_one_that_lacks_room_for_its_warmup() -> None:
