@@ -66,7 +66,7 @@ def run(command: str, *arguments: Any, check: bool = True, input: Optional[str] 
 
 def task_config(data: Path, **changes: Any) -> MemoryLanguageModelingConfig:
     """The task's flags with their defaults; those that fairseq fills in from other groups, as it does."""
-    filled = {"seed": 1, "batch_size": 1, "batch_size_valid": 1, "dataset_impl": None, "prefix_size": 0}
+    filled = {"seed": 1, "batch_size": 1, "batch_size_valid": 1, "dataset_impl": None, "prefix_size": 0, "path": None}
     more = {"context_window": 0, "log_interval": 100, "train_subset": "train"}
     return MemoryLanguageModelingConfig(data=str(data), **{**filled, **more, **changes})
 

@@ -10,7 +10,7 @@ from .scoring import LossAccumulator, Score
 logger = logging.getLogger(__name__)
 
 
-def conclude(tally: LossAccumulator, split: str, total: int, shard: int, shards: int) -> None:
+def conclude(tally: LossAccumulator, split: str, total: int, shard: int, shards: int, model: str) -> None:
     """Adds up the scores of all ranks, checks them, and has rank 0 tell the result.
 
     Args:
@@ -19,12 +19,13 @@ def conclude(tally: LossAccumulator, split: str, total: int, shard: int, shards:
         total: targets in the split.
         shard: this rank's shard.
         shards: parts into which the split was dealt.
+        model: the checkpoint's name, for errors.
     """
     ranks = distributed.get_world_size() if distributed.is_initialized() else 1
     score = tally.score if ranks == 1 else over_ranks(tally.score)
     if ranks == shards:
         score.targets = total
-    score.check()
+    score.check(model)
     part = ""
     if ranks > 1:
         part = f" ({ranks} ranks together; the loss above is rank 0's alone)"

@@ -171,7 +171,7 @@ def evaluate(cell: Cell, args: argparse.Namespace, title: str) -> Dict[str, Any]
 
     def finish(tally: LossAccumulator) -> None:
         tally.score.targets = text.total
-        tally.score.check()
+        tally.score.check(cell.path)
 
     batches = protocol.batches(text, task.source_dictionary, finish, args.num_workers)
     probe = Probe(cfg.model.decoder_layers, REACH) if args.attention else None

@@ -17,6 +17,18 @@ from ..core.probe import Probe
 from ..data.spelling import Spelling
 
 
+class NonFiniteLoss(UsageError):
+    """A model's losses are NaN or infinite."""
+
+    @staticmethod
+    def of(model: str, targets: int, nats: float) -> "NonFiniteLoss":
+        """The error for the checkpoint named ``model``, whose losses of ``targets`` add up to ``nats``."""
+        return NonFiniteLoss(
+            f"{model}: the loss of {targets} targets is {nats}: no perplexity is given; weights that are not finite do "
+            "this, and so does --fp16 where numbers grow too large"
+        )
+
+
 @dataclass
 class Score:
     """What was counted and lost. Scores of disjoint parts of a split add up with ``+``.
@@ -66,8 +78,10 @@ class Score:
         """Per word, an end of line being one."""
         return exponential(self.nats / self.words)
 
-    def check(self) -> None:
-        """Raises ``UsageError`` unless every target was scored, and once."""
+    def check(self, model: str = "the model") -> None:
+        """Raises ``UsageError`` unless every target was scored, once, and to a finite loss."""
+        if not math.isfinite(self.nats):
+            raise NonFiniteLoss.of(model, self.scored, self.nats)
         if self.scored != self.targets or not self.scored:
             raise UsageError(
                 f"{self.scored} targets were scored where {self.targets} were to be: no perplexity is given; "

@@ -260,6 +260,7 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
     prefix_size: int = II("generation.prefix_size")
     seed: int = II("common.seed")
     context_window: int = II("eval_lm.context_window")
+    path: Optional[str] = II("common_eval.path")
     batch_size: Optional[int] = II("dataset.batch_size")
     batch_size_valid: Optional[int] = II("dataset.batch_size_valid")
     train_subset: str = II("dataset.train_subset")

@@ -5,6 +5,7 @@ import os
 from functools import partial
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
+import torch
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils
 from fairseq.logging import metrics
@@ -22,7 +23,7 @@ from ..data.text_dictionary import TextDictionary
 from ..data.varied_layout import varied
 from ..evaluation.eval_lm_report import conclude
 from ..evaluation.plan import EvaluationPlan
-from ..evaluation.scoring import LossAccumulator, ScoredBatches
+from ..evaluation.scoring import LossAccumulator, NonFiniteLoss, ScoredBatches
 from ..generation.prompts import PromptLines, warn_of_other_segments
 from ..training import distributed as gather
 from ..training import metrics as monitor
@@ -51,6 +52,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # by memory kind
         self.memory_length = 0  # tokens that the memory of the models built so far can hold
         self.validating = "valid"  # the subset that is being validated
+        self.trains = False  # whether validation belongs to a training
         self.laid_out: Set[str] = set()  # splits whose layout was looked at: once is enough
         self.csv: Optional[CsvLog] = None
 
@@ -213,12 +215,13 @@ class MemoryLanguageModelingTask(GenerationHooks):
         protocol = self.protocol(context_window, 1 if batch_size is None else batch_size, num_shards, shard_id)
 
         def finish(tally: LossAccumulator) -> None:
-            conclude(tally, dataset.name, dataset.total, shard_id, num_shards)
+            conclude(tally, dataset.name, dataset.total, shard_id, num_shards, str(self.cfg.path))
 
         return protocol.batches(dataset, self.dictionary, finish, num_workers)
 
     def begin_training(self, save_dir: str, updates: int) -> None:
         """Training begins in ``save_dir``, or goes on after so many updates; later epochs do not come here."""
+        self.trains = True
         if self.cfg.csv_log is not None and gather.rank() == 0:
             self.csv = CsvLog(self.cfg.csv_log, save_dir, updates)
 
@@ -247,7 +250,11 @@ class MemoryLanguageModelingTask(GenerationHooks):
         self.validating = split = sample["stream"]
         if "segment" in sample["net_input"]:
             sample = attach(sample, self.validation_memory.setdefault(split, MemoryStore(split)))
-        return super().valid_step(sample, model, criterion)
+        loss, sample_size, output = super().valid_step(sample, model, criterion)
+        # A run in training goes on and logs it; fairseq-validate would print nan and exit as if all were well.
+        if not self.trains and not torch.isfinite(loss):
+            raise NonFiniteLoss.of(str(self.cfg.path), sample["ntokens"], float(loss))
+        return loss, sample_size, output
 
     def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
         """Adds bits per token (and character), and what training tells about its memory."""

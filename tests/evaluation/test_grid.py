@@ -157,7 +157,7 @@ def test_the_commands_of_the_example_run(corpus: Path, checkpoint: Path, recurre
         if program == "fairseq-eval-lm":
             running.append(Command("eval_lm", [*given, "--cpu"], tmp_path / f"log{number}"))
         else:
-            assert [program, *words[:2]] == ["python", "-m", "lamemo_fairseq.evaluation.grid"]
+            assert [program, *words[:2]] == ["python", "-m", "lamemo_fairseq.evaluate"]
             main([*given[2:], "--cpu"])
     for command in running:
         report(command.succeed())
