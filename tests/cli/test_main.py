@@ -1,0 +1,68 @@
+"""One entry point: every command has a line of help, its own help, and errors in one line."""
+
+import subprocess
+import sys
+from types import ModuleType
+from typing import List
+
+import pytest
+from commands import ROOT
+
+from lamemo_fairseq.cli import main as cli
+from lamemo_fairseq.cli import prepare
+from lamemo_fairseq.core.errors import UsageError
+
+
+@pytest.mark.parametrize("command", cli.available())
+def test_every_command_explains_itself(
+    command: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lamemo"])
+    module: ModuleType = cli.module_of(command)
+    assert module.HELP.endswith(".") and "\n" not in module.HELP
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0 and f"usage: lamemo {command}" in capsys.readouterr().out
+
+
+def test_the_table_lists_them(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"\n    {command} " in said for command in cli.available())
+    assert {"prepare", "import", "user-dir"} <= set(cli.available())
+    with pytest.raises(SystemExit) as end:
+        cli.main(["prepair"])
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (UsageError("--dest is bad: choose another"), 1, "lamemo prepare: --dest is bad: choose another\n"),
+        (KeyboardInterrupt(), 130, "lamemo prepare: interrupted\n"),
+    ],
+)
+def test_errors_are_one_line(
+    error: BaseException,
+    code: int,
+    line: str,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(arguments: object) -> int:
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["lamemo"])
+    monkeypatch.setattr(prepare, "run", fail)
+    assert cli.main(["prepare", "python", "--dest", "x"]) == code
+    assert capsys.readouterr().err == line
+
+
+def test_the_import_that_was_a_script() -> None:
+    words: List[str] = [sys.executable, str(ROOT / "scripts" / "import_checkpoint.py")]
+    done = subprocess.run([*words, "--checkpoint", "/none", "--save-dir", "/none"], capture_output=True, text=True)
+    assert done.returncode == 1
+    new, problem = done.stderr.splitlines()
+    assert new == "scripts/import_checkpoint.py is now: lamemo import"
+    assert problem.startswith("lamemo import: ") and "/none" in problem
