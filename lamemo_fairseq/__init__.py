@@ -10,7 +10,7 @@ __all__ = []
 
 if find_spec("fairseq") is not None:
     from .data import characters
-    from .plugin import byte_encoder, criterion, error_reporting, fairseq_patches, model, task, warning_filters
+    from .plugin import criterion, error_reporting, fairseq_patches, model, task, text_encoders, warning_filters
     from .plugin.criterion import MemoryCrossEntropyCriterion
     from .plugin.model import LaMemoLanguageModel
     from .plugin.task import MemoryLanguageModelingTask
@@ -23,12 +23,12 @@ if find_spec("fairseq") is not None:
         "LaMemoLanguageModel",
         "MemoryCrossEntropyCriterion",
         "MemoryLanguageModelingTask",
-        "byte_encoder",
         "characters",
         "criterion",
         "error_reporting",
         "fairseq_patches",
         "model",
         "task",
+        "text_encoders",
         "warning_filters",
     ]

@@ -73,7 +73,8 @@ def train(name: str, title: str, flags: List[str], recipe: Recipe, folder: Path,
     command += command_line(recipe) + flags
     # The whole valid split is scored once, at the end: validation in between would cost more than training.
     command += ["--save-dir", str(folder), "--disable-validation", "--save-interval-updates", "200"]
-    command += ["--keep-interval-updates", "1", "--log-format", "json", "--log-interval", "20"]
+    command += ["--keep-interval-updates", "1", "--log-format", "json", "--log-interval"]
+    command += [str(min(20, recipe.max_update))]
 
     def show(line: str) -> None:
         point = point_of(line)

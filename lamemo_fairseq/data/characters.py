@@ -1,23 +1,13 @@
-r"""Raw text for character models: ``--bpe text_characters``.
+r"""Characters as tokens, in data and in prompts: what ``--bpe text_characters`` writes and reads. Needs no fairseq.
 
 Every character becomes one token. A space becomes ``_``; a real ``_`` and other white space become ``\u`` and their
-hexadecimal code (``\u5f`` for ``_``). That is how ``scripts/corpus.py`` writes texts. Fairseq has a ``characters``
+hexadecimal code (``\u5f`` for ``_``). That is how ``lamemo prepare`` writes texts. Fairseq has a ``characters``
 of its own, which writes a space as U+2581, and which its commands cannot find.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-from fairseq.data.encoders import register_bpe
-from fairseq.dataclass import FairseqDataclass
 
-
-@dataclass
-class TextCharactersConfig(FairseqDataclass):
-    """There are no flags; but only what has a configuration can be named on the command line."""
-
-
-@register_bpe("text_characters", dataclass=TextCharactersConfig)
 class TextCharacters:
     """Encoder and decoder in the form that fairseq calls a BPE."""
 

@@ -337,6 +337,17 @@ def test_a_given_dictionary_and_codes(tmp_path: Path, capsys: pytest.CaptureFixt
     )
 
 
+def test_prepared_where_there_is_no_fairseq(tmp_path: Path) -> None:
+    code = "import sys\nfor name in ('fairseq', 'hydra', 'omegaconf'):\n    sys.modules[name] = None\n"
+    code += "from lamemo_fairseq.cli.main import main\nsys.exit(main())"
+    (tmp_path / "text").write_text("a line\n" * 40)
+    words = ["prepare", "text", "--text", tmp_path / "text", "--characters", "--dest", tmp_path / "dest"]
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "dest/data-bin/train.bin").stat().st_size == 36 * len("a line\n") * 2
+
+
 @pytest.mark.parametrize("limit", [40, 600])
 def test_a_full_disk_leaves_nothing(tmp_path: Path, limit: int, capsys: pytest.CaptureFixture) -> None:
     """A limit on the size of files stands for a full disk; 40 bytes end the first text, 600 the data-bin's record."""

@@ -1,1 +1,1 @@
-"""Corpora: text files, archives and well-known texts to a data-bin; needs neither torch nor fairseq."""
+"""Corpora: text files, archives and well-known texts to a data-bin; needs no fairseq."""

@@ -1,4 +1,4 @@
-"""Raw text for models of bytes: ``--bpe text_bytes``."""
+"""Raw text for models of characters and of bytes: ``--bpe text_characters``, ``--bpe text_bytes``."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,14 +7,18 @@ from fairseq.data.encoders import register_bpe
 from fairseq.dataclass import FairseqDataclass
 
 from ..data.byte_tokens import decode_bytes, encode_bytes
+from ..data.characters import TextCharacters
 
 
 @dataclass
-class TextBytesConfig(FairseqDataclass):
+class TextEncoderConfig(FairseqDataclass):
     """There are no flags; but only what has a configuration can be named on the command line."""
 
 
-@register_bpe("text_bytes", dataclass=TextBytesConfig)
+register_bpe("text_characters", dataclass=TextEncoderConfig)(TextCharacters)
+
+
+@register_bpe("text_bytes", dataclass=TextEncoderConfig)
 class TextBytes:
     """Encoder and decoder in the form that fairseq calls a BPE."""
 
