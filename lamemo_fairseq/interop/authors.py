@@ -1,12 +1,11 @@
 """The bridge to the authors' program: its checkpoints, as fairseq's.
 
-Read are plain dictionaries with ``model_config`` (their constructor's arguments), ``model_state`` (their parameter
-names) and ``vocab`` (symbols by id). Ids are remapped by symbol, since fairseq's dictionary begins with symbols of
-its own; what only fairseq's has can never be predicted, so that losses stay the same.
+Read are dictionaries with ``model_config`` (their constructor's arguments), ``model_state`` (their parameter names) and
+``vocab`` (symbols by id, or their ``Vocab``); no code from them runs. Ids are remapped by symbol, since fairseq's
+dictionary begins with symbols of its own; what only fairseq's has can never be predicted, so that losses stay the same.
 """
 
 import os
-import pickle
 from typing import Any, Dict, List, Tuple
 
 import torch
@@ -17,6 +16,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from ..core.errors import UsageError
+from ..training.checkpoint_io import is_whole
+from . import restricted_pickle
+from .authors_checks import check_config, check_shape, check_state, check_weights
 
 # Their attn_type -> our memory type, position encoding, look-ahead.
 ATTENTION_TYPES: Dict[int, Tuple[str, str, str]] = {
@@ -26,6 +28,10 @@ ATTENTION_TYPES: Dict[int, Tuple[str, str, str]] = {
     32: ("lookahead", "disentangled-v2", "incremental"),
     33: ("lookahead", "disentangled", "full"),
 }
+
+# Their adaptive softmax is told by both.
+CLUSTERS = " (an adaptive softmax cuts words by id, and ids change, since fairseq's dictionary begins with its own)"
+REASONS = {"cutoffs": CLUSTERS, "div_val": CLUSTERS}
 
 # Their name of a parameter -> ours, outside of layers and in layer {i}.
 SHARED = {
@@ -60,9 +66,16 @@ def read(path: str) -> Dict[str, Any]:
     """Their checkpoint, without running any code from it."""
     if not os.path.isfile(path):
         raise UsageError(f"--checkpoint {path} is no file: name one that the authors' program wrote")
+    if not is_whole(path):
+        raise UsageError(f"--checkpoint {path} is damaged or cut short, or no checkpoint: copy it anew")
     try:
-        theirs = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        theirs = torch.load(path, map_location="cpu", pickle_module=restricted_pickle, weights_only=False)
+    except restricted_pickle.ForbiddenName as error:
+        raise UsageError(
+            f"--checkpoint {path} names {error.name}, so it cannot be read without running code from it: save it anew "
+            "with plain containers and tensors only"
+        ) from error
+    except Exception as error:  # a file of others can make the unpickler fail in any way
         raise UsageError(
             f"--checkpoint {path} cannot be read without running code from it, or is damaged: save it anew "
             "with plain containers and tensors only"
@@ -73,18 +86,34 @@ def read(path: str) -> Dict[str, Any]:
                 f"--checkpoint {path} has no {key}: it needs model_config, model_state and vocab, as the "
                 "authors' trainer writes them"
             )
+    config = theirs["model_config"]
+    if isinstance(config, restricted_pickle.Record):
+        theirs["model_config"] = vars(config)
+    theirs["vocab"] = symbols(theirs["vocab"])
     return theirs
+
+
+def symbols(vocab: Any) -> List[str]:
+    """The symbols by id, of a list or of their ``Vocab``."""
+    found = getattr(vocab, "idx2sym", None) if isinstance(vocab, restricted_pickle.Record) else vocab
+    if not isinstance(found, list) or not found or not all(isinstance(symbol, str) and symbol for symbol in found):
+        raise UsageError("vocab of the checkpoint is no list of symbols by id, nor a Vocab with idx2sym")
+    return found
 
 
 def model_flags(config: Dict[str, Any]) -> Dict[str, Any]:
     """Their constructor's arguments as fields of ``LaMemoConfig``."""
+    check_config(config)
     kind = config["attn_type"]
     if kind not in ATTENTION_TYPES:
         known = ", ".join(str(number) for number in ATTENTION_TYPES)
         raise UsageError(f"attn_type {kind} of the checkpoint has no equal here: importable are {known}")
     for name, usual in (("tie_weight", True), ("div_val", 1), ("ext_len", 0), ("cutoffs", [])):
         if config.get(name, usual) != usual:
-            raise UsageError(f"{name} {config[name]} of the checkpoint has no equal here: importable is {name} {usual}")
+            raise UsageError(
+                f"{name} {config[name]} of the checkpoint has no equal here{REASONS.get(name, '')}: importable is "
+                f"{name} {usual}"
+            )
     if config.get("d_embed") not in (None, config["d_model"]):
         raise UsageError(
             f"d_embed {config['d_embed']} of the checkpoint differs from its d_model {config['d_model']}: "
@@ -132,12 +161,16 @@ def convert(state: Dict[str, Tensor], layers: int, ids: List[int], size: int) ->
         ids: new id of each of their symbols.
         size: V.
     """
+    check_state(state)
     missing = [name for name in (EMBEDDING, BIAS) if name not in state]
     if missing:
         raise UsageError(f"model_state of the checkpoint lacks {missing[0]}: is it complete?")
     if OUTPUT in state and not torch.equal(state[OUTPUT], state[EMBEDDING]):
         raise UsageError(f"{OUTPUT} of the checkpoint differs from {EMBEDDING}: importable are tied weights")
     embedding, bias = state[EMBEDDING], state[BIAS]
+    width = embedding.size(1) if embedding.dim() == 2 else 0
+    check_shape(EMBEDDING, embedding, (len(ids), width))
+    check_shape(BIAS, bias, (len(ids),))
     rows, biases = embedding.new_zeros(size, embedding.size(1)), bias.new_full((size,), NEVER)
     rows[ids], biases[ids] = embedding, bias
     ours = {"decoder.embed_tokens.weight": rows, "decoder.output_bias": biases}
@@ -148,7 +181,10 @@ def convert(state: Dict[str, Tensor], layers: int, ids: List[int], size: int) ->
         prefix = f"layers.{layer}."
         rest = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
         if "dec_attn.qkv_net.weight" in rest:  # their Transformer-XL projects all three at once
-            q, k, v = rest["dec_attn.qkv_net.weight"].chunk(3)
+            together = rest["dec_attn.qkv_net.weight"]
+            if together.dim() != 2 or together.size(0) % 3:
+                raise UsageError(f"{prefix}dec_attn.qkv_net.weight of the checkpoint is no q, k and v on each other")
+            q, k, v = together.chunk(3)
             rest.update({"dec_attn.q_net.weight": q, "dec_attn.kv_net.weight": torch.cat([k, v])})
         for theirs, name in LAYER.items():
             if theirs not in rest:
@@ -163,6 +199,7 @@ def import_checkpoint(path: str, save_dir: str) -> str:
     flags = model_flags(theirs["model_config"])
     dictionary, ids = make_dictionary(theirs["vocab"])
     weights = convert(theirs["model_state"], flags["decoder_layers"], ids, len(dictionary))
+    check_weights(weights, flags, dictionary, theirs["model_config"]["tgt_len"])
     os.makedirs(save_dir, exist_ok=True)
     dictionary.save(os.path.join(save_dir, "dict.txt"))
     checkpoint = {
