@@ -37,13 +37,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study_run import KINDS, OWN, SETTINGS, USUAL, Point, Run, StudyError, bits, numbers
 
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.characters import TextCharacters
 from lamemo_fairseq.data.prepare import bpe, python_source, shakespeare
 from lamemo_fairseq.data.prepare import corpus as texts
 from lamemo_fairseq.study import records as results
+from lamemo_fairseq.study.run import KINDS, OWN, SETTINGS, USUAL, Point, Run, Setting, StudyError, bits, numbers
 
 
 def words(prepare: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -177,7 +177,7 @@ def study(options: argparse.Namespace) -> None:
         CORPORA[name](options.dest / "corpora" / name)
     about = {
         "command": shlex.join(["python", "scripts/study.py", *sys.argv[1:]]),
-        **{name: str(value) for name, value in dataclasses.asdict(setting).items()},
+        **configuration(setting, options, points),
         "machine": f"{machine()}, torch {torch.__version__}, Python {platform.python_version()}",
     }
     runs = [
@@ -203,6 +203,18 @@ def study(options: argparse.Namespace) -> None:
     if not all(run.finished for run in runs):
         print("study: the time is up; the same command goes on from here", flush=True)
     finish(options)
+
+
+def configuration(setting: Setting, options: argparse.Namespace, points: list[Point]) -> dict[str, str]:
+    """What the runs share, as they are run: flags take the place of the setting's values, and what varies says so."""
+    shared = {name: str(value) for name, value in dataclasses.asdict(setting).items()}
+    for name in ("updates", "memory"):
+        if getattr(options, name) is not None:
+            shared[name] = str(getattr(options, name))
+    for flag in dict(points[0]):
+        values = dict.fromkeys(dict(point)[flag] for point in points)
+        shared[flag.replace("-", "_")] = f"{', '.join(values)} (varied)"
+    return shared
 
 
 def attend(run: Run, until: float, lengths: list[int]) -> bool:

@@ -5,8 +5,8 @@ from typing import List, Sequence
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; font-size: 0.85rem; display: block; overflow-x: auto }
-th, td { padding: 0.2rem 0.7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }
+table { border-collapse: collapse; font-size: 0.8rem; width: 100% }
+th, td { padding: 0.2rem 0.4rem; border-bottom: 1px solid #ddd; text-align: left; overflow-wrap: anywhere }
 figure { margin: 1.5rem 0 } figure svg { max-width: 100%; height: auto }
 figcaption { color: #555; font-size: 0.85rem }
 pre { background: #f6f6f6; padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere }

@@ -12,7 +12,7 @@ character of characters, and the logarithm of the perplexity of words.
 import argparse
 import csv
 import json
-import re
+import math
 import statistics
 import sys
 from dataclasses import dataclass, field
@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..core.errors import UsageError
-from .figures import dot_plot, draw
-from .html import Page
+from .curves import ADVICE, find
+from .figures import Series, dot_plot, draw
+from .page import Page
 from .sample import configuration, open_checkpoint, sample
 from .tables import (
     BASE,
@@ -39,35 +40,6 @@ from .tables import (
     mean_and_spread,
     mean_of,
 )
-
-Point = Dict[str, float]
-
-
-# In a log: a checkpoint that was loaded, or numbers.
-RECORDS = r"Loaded checkpoint .* @ (\d+) updates|\| (train_inner|valid) \| (\{.*\})"
-
-
-def read_curve(log: str) -> List[Point]:
-    """Validations in a log that fairseq wrote with ``--log-format json``: updates, seconds of training, bits per
-    token (``bpc``).
-
-    Fairseq says how long it trained since its last line, in whole seconds, so that many lines that are close together
-    make the sum less exact. A resumed run repeats what came after its checkpoint; the last word on each update counts.
-    """
-    since: Dict[int, float] = {}
-    points: Dict[int, Point] = {}
-    for loaded, kind, found in re.findall(RECORDS, log):
-        if loaded:
-            since = {at: spent for at, spent in since.items() if at <= int(loaded)}
-            continue
-        line = json.loads(found)
-        if kind == "valid":
-            updates = int(line["valid_num_updates"])
-            bits = float(line.get("valid_bits_per_token", line.get("valid_bpc")))  # older logs have the second alone
-            points[updates] = {"updates": updates, "seconds": sum(since.values()), "bpc": bits}
-        else:
-            since[int(line["num_updates"])] = float(line["train_wall"])
-    return [points[updates] for updates in sorted(points)]
 
 
 def read_csv(path: Path) -> List[Row]:
@@ -209,18 +181,24 @@ def study_page(folder: Path, page: Page) -> None:
         page.sample(str(path.parent.relative_to(folder / "runs")), path.read_text(encoding="utf-8"))
 
 
+def seconds_in_words(seconds: float) -> str:
+    """Seconds for a table; some logs say nothing of them."""
+    return "not logged" if math.isnan(seconds) else f"{seconds:.0f}"
+
+
 def training_page(folder: Path, page: Page) -> None:
     """A training directory on a page: its checkpoint's configuration, its log's curve, a sample of its text."""
     lm = open_checkpoint(folder / "checkpoint_last.pt")
-    for path in sorted(folder.glob("*.log")):
-        points = read_curve(path.read_text(encoding="utf-8"))
-        if points:
-            page.heading(f"Training ({path.name})")
-            rows = [[f"{p['updates']:.0f}", f"{p['seconds']:.0f}", f"{p['bpc']:.4f}"] for p in points]
-            page.figure(
-                "valid", draw({"valid": [(p["updates"], p["bpc"]) for p in points]}, "updates", "bits per token")
-            )
-            page.table(["updates", "seconds", "valid bpc"], rows)
+    found = find(folder)
+    if not found:
+        page.heading("Training")
+        page.text(ADVICE)
+    for name, points in found:
+        page.heading(f"Training ({name})")
+        curve: Series = {"valid": [(point["updates"], point["bpc"]) for point in points]}
+        page.figure("valid", draw(curve, "updates", "bits per token"))
+        rows = [[f"{p['updates']:.0f}", seconds_in_words(p["seconds"]), f"{p['bpc']:.4f}"] for p in points]
+        page.table(["updates", "seconds", "valid bits per token"], rows)
     page.heading("Sample")
     page.sample("from an empty memory, temperature 1, seed 1", sample(lm, tokens=400, seed=1))
     page.heading("Configuration")
@@ -245,7 +223,7 @@ def write_page(folder: Path, path: Path) -> None:
 def main(arguments: Optional[List[str]] = None) -> None:
     """The command; see the top of the file."""
     parser = argparse.ArgumentParser(description="One page from a study or a training directory.")
-    parser.add_argument("folder", type=Path, help="a study's folder, or a --save-dir (with its log as *.log)")
+    parser.add_argument("folder", type=Path, help="a study's folder, or a --save-dir (with its logs in it)")
     parser.add_argument("--report", type=Path, required=True, help="the page to write")
     options: Any = parser.parse_args(arguments)
     try:

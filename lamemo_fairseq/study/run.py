@@ -1,4 +1,4 @@
-"""One run of a study: a kind of memory on a corpus, trained with fairseq-train and scored. See study.py."""
+"""One run of a study: a kind of memory on a corpus, trained with fairseq-train and scored. See ``scripts/study.py``."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict, List, Tuple
 
 import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
 
-from lamemo_fairseq.plugin.config import LaMemoConfig
-from lamemo_fairseq.plugin.decoder import LaMemoDecoder
-from lamemo_fairseq.plugin.presets import PRESETS
-from lamemo_fairseq.study import records as results
-from lamemo_fairseq.study import sample
+from ..core.errors import UsageError
+from ..plugin.config import LaMemoConfig
+from ..plugin.decoder import LaMemoDecoder
+from ..plugin.presets import PRESETS
+from . import curves, sample
 
-ROOT = Path(__file__).resolve().parent.parent
+#: where the package is imported from: a checkout, or site-packages
+ROOT = Path(__file__).resolve().parents[2]
 
 # With M rows to read for each: what a kind does with them is its own affair. Nothing else differs.
-KINDS: dict[str, Callable[[int], list[str]]] = {
+KINDS: Dict[str, Callable[[int], List[str]]] = {
     "lookahead": lambda M: ["--memory-type", "lookahead", "--mem-len", str(M)],
     "recurrence": lambda M: ["--memory-type", "recurrence", "--mem-len", str(M)],
     "compressive": lambda M: [
@@ -82,10 +83,10 @@ OWN = (
     *("memory-type", "mem-len", "tokens-per-sample", "batch-size", "seed", "max-update", "save-dir", "task", "arch"),
     *("criterion", "user-dir", "log-format", "log-interval", "validate-interval-updates", "save-interval-updates"),
 )
-Point = tuple[tuple[str, str], ...]  # what is varied, as (flag, value)
+Point = Tuple[Tuple[str, str], ...]  # what is varied, as (flag, value)
 
 
-class StudyError(Exception):
+class StudyError(UsageError):
     """What the user did or has that cannot work, in one line."""
 
 
@@ -99,12 +100,10 @@ def numbers(flag: str, value: str) -> list[int]:
 
 def literal(value: str) -> int | float | str:
     """A flag's value as the number that it is, if it is one."""
-    for number in (int, float):
-        try:
-            return number(value)
-        except ValueError:
-            continue
-    return value
+    try:
+        return int(value) if value.lstrip("-").isdigit() else float(value)
+    except ValueError:
+        return value
 
 
 class Run:
@@ -203,7 +202,7 @@ class Run:
             *("--best-checkpoint-metric", "bits_per_token", "--log-format", "json", "--log-interval", interval),
             *(*self.flags(), *limit),
         )
-        curve = results.read_curve(log)
+        curve = curves.read_log(log)
         if not curve or curve[-1]["updates"] < self.updates:
             return False
         found = re.search(r"num\. (?:shared )?model params: ([\d,]+)", log)

@@ -7,6 +7,7 @@ from typing import Any, List, Tuple
 
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
+from sacremoses import MosesDetokenizer
 
 from ..generation.python_api import from_pretrained
 from ..plugin.task import load_dictionary
@@ -36,5 +37,8 @@ def open_checkpoint(path: Path) -> Any:
 def sample(lm: Any, tokens: int, seed: int) -> str:
     """Text that begins a line, drawn at temperature 1, pieces of words joined; the same for the same seed."""
     text = lm.sample("\n", sampling=True, max_len_b=tokens, max_len_a=0, seed=seed, stop_at_eos=False).strip("\n")
-    cut = any(len(symbol) > 2 and symbol.endswith("@@") for symbol in lm.task.source_dictionary.symbols)
-    return re.sub("@@( |$)", "", text, flags=re.MULTILINE) if cut else text
+    symbols = lm.task.source_dictionary.symbols
+    if any(len(symbol) > 2 and symbol.endswith("@@") for symbol in symbols):
+        text = re.sub("@@( |$)", "", text, flags=re.MULTILINE)
+    # Moses writes an apostrophe as "&apos;": the page shows the text that was meant.
+    return MosesDetokenizer().unescape_xml(text) if any("&apos;" in symbol for symbol in symbols) else text

@@ -1,5 +1,6 @@
 """What a study's runs say about each other: means over seeds, who is ahead and from where on, what alpha is like."""
 
+import math
 import statistics
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, List, Sequence, Tuple
@@ -124,7 +125,7 @@ def differences(rows: Sequence[Row], curves: Sequence[Row]) -> Table:
             ]
             for kind in (gap.kind, BASE)
         )
-        ahead = [crossings(mean_curve(mine, x), mean_curve(base, x)) for x in ("updates", "seconds")]
+        ahead = [verdict(mine, base, x) for x in ("updates", "seconds")]
         bits = in_words(gap.bits, gap.spread, len(gap.seeds), "+")
         seconds = f"{gap.seconds:.0f} : {gap.base_seconds:.0f}"
         lines.append([gap.corpus, gap.condition, gap.kind, bits, seconds, *ahead])
@@ -142,6 +143,41 @@ def shared(points: Sequence[Row]) -> List[List[Row]]:
     found = grouped(points, "updates").values()
     same = [rows for rows in found if {row["seed"] for row in rows} == seeds]
     return sorted(same, key=lambda rows: float(rows[0]["updates"]))
+
+
+#: what a verdict on curves takes at least
+MIN_POINTS, MIN_SEEDS = 3, 2
+
+
+def verdict(mine: Sequence[Row], base: Sequence[Row], x: str) -> str:
+    """Who is ahead where, as far as the runs carry it.
+
+    A place counts where the means differ by more than the spread of their difference, which is the root of the sum of
+    both variances over seeds.
+
+    Args:
+        mine, base: validations of a kind and of :data:`BASE`, with the same seeds.
+        x: what they are compared at equal values of: ``updates`` or ``seconds``.
+    """
+    if len({row["seed"] for row in mine}) < MIN_SEEDS:
+        return f"no verdict: fewer than {MIN_SEEDS} seeds"
+    (one, one_spread), (other, other_spread) = (over_seeds(shared(rows), x, "bpc") for rows in (mine, base))
+    if min(len(one), len(other)) < MIN_POINTS:
+        return f"no verdict: fewer than {MIN_POINTS} points"
+    low, high = max(one[0][0], other[0][0]), min(one[-1][0], other[-1][0])
+    places = sorted({place for place, _ in (*one, *other) if low <= place <= high})
+    if len(places) < MIN_POINTS:
+        return f"no verdict: fewer than {MIN_POINTS} points in common"
+    gaps = [at(one, place) - at(other, place) for place in places]
+    spreads = [math.hypot(at(one_spread, place), at(other_spread, place)) for place in places]
+    clear = [gap for gap, spread in zip(gaps, spreads) if abs(gap) > spread]
+    if not clear:
+        return "level within the spread"
+    if len(clear) == len(places):
+        return crossings(one, other)
+    ahead = sum(gap < 0 for gap in clear)
+    counts = [f"{who} at {n}" for who, n in (("ahead", ahead), ("behind", len(clear) - ahead)) if n]
+    return f"{', '.join(counts)} of {len(places)} points, else within the spread"
 
 
 def crossings(mine: Sequence[Tuple[float, float]], base: Sequence[Tuple[float, float]]) -> str:

@@ -5,15 +5,17 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
 import study
+from conftest import ROOT, TINY, run
 
 from lamemo_fairseq.core.errors import UsageError
-from lamemo_fairseq.study import figures
+from lamemo_fairseq.study import curves, figures
 from lamemo_fairseq.study import records as results
 from lamemo_fairseq.study import tables as compare
 
@@ -27,7 +29,7 @@ def write_run(folder: Path, condition: str, kind: str, seed: int, bits: float) -
     row = {"corpus": "shakespeare", "condition": condition, "kind": kind, "seed": seed, "parameters": 1000 + seed}
     row.update(updates=40, seconds=7.0 * seed, valid_bits=bits + 0.1, test_bits=bits, revision="abc<def>")
     (run / "row.json").write_text(json.dumps(row))
-    curve = [{"updates": u, "seconds": seed * u / 10, "bpc": bits + 10 / u} for u in (20, 40)]
+    curve = [{"updates": u, "seconds": seed * u / 10, "bpc": bits + 10 / u} for u in (20, 30, 40)]
     (run / "curve.json").write_text(json.dumps(curve))
     return run
 
@@ -93,6 +95,32 @@ CURVES = {
 @pytest.mark.parametrize("found", sorted(CURVES))
 def test_where_curves_cross(found: str) -> None:
     assert compare.crossings(*CURVES[found]) == found.strip()
+
+
+def runs(values: Dict[str, List[float]]) -> List[Dict[str, str]]:
+    """Validations by seed, at updates 10, 20, ..."""
+    return [
+        {"seed": seed, "updates": str(10 * n + 10), "bpc": str(bits)}
+        for seed, points in values.items()
+        for n, bits in enumerate(points)
+    ]
+
+
+BASE_RUNS = {"1": [3.0, 2.0, 1.0], "2": [3.2, 2.2, 1.2]}
+VERDICTS = {
+    "no verdict: fewer than 2 seeds": ({"1": [1.0, 1.0, 0.0]}, {"1": [3.0, 2.0, 1.0]}),
+    "no verdict: fewer than 3 points": ({"1": [1.0, 1.0], "2": [1.0, 1.0]}, BASE_RUNS),
+    "level within the spread": ({"1": [2.998, 1.998, 0.998], "2": [3.198, 2.198, 1.198]}, BASE_RUNS),
+    "ahead throughout": ({"1": [2.0, 1.0, 0.0], "2": [2.2, 1.2, 0.2]}, BASE_RUNS),
+    "ahead from 15 on": ({"1": [4.0, 1.0, 0.0], "2": [4.2, 1.2, 0.2]}, BASE_RUNS),
+    "ahead at 1 of 3 points, else within the spread": ({"1": [3.0, 2.0, 0.0], "2": [3.2, 2.2, 0.2]}, BASE_RUNS),
+}
+
+
+@pytest.mark.parametrize("found", sorted(VERDICTS))
+def test_no_verdict_beyond_what_runs_carry(found: str) -> None:
+    mine, base = VERDICTS[found]
+    assert compare.verdict(runs(mine), runs(base), "updates") == found
 
 
 def test_seeds_meet_where_all_of_them_were_validated() -> None:
@@ -211,15 +239,52 @@ def test_a_folder_that_is_neither_study_nor_training(tmp_path: Path) -> None:
         results.write_page(tmp_path, tmp_path / "report.html")
 
 
-def test_a_training_directory_on_a_page(checkpoint: Path, tmp_path: Path) -> None:
+def page_of(folder: Path) -> str:
+    results.write_page(folder, folder / "report.html")
+    return (folder / "report.html").read_text()
+
+
+def test_a_training_directory_without_logs_says_what_makes_one(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copy(checkpoint, tmp_path)
-    valid = {"valid_num_updates": "20", "valid_bpc": "3.5"}
-    (tmp_path / "train.log").write_text(f"x | valid | {json.dumps(valid)}\n")
-    results.write_page(tmp_path, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert "model.memory_type" in page and "3.5000" in page
+    page = page_of(tmp_path)
+    assert all(flag in page for flag in ("--log-file", "--csv-log", "--tensorboard-logdir")) and "<svg" not in page
+    assert "model.memory_type" in page
     sample = re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)
     assert len(sample) == 1 and len(sample[0]) > 300
+
+
+BRIEF = ["--max-update", 4, "--validate-interval-updates", 2, "--max-valid-steps", 2]
+
+
+def test_every_log_that_fairseq_writes_is_a_curve(corpus: Path, tmp_path: Path) -> None:
+    """The same two validations from each; fairseq rounds what it writes as text."""
+    found: Dict[str, List[curves.Point]] = {}
+    for form in ("simple", "json"):
+        folder = tmp_path / form
+        folder.mkdir()
+        kept = ["--log-file", folder / "kept.log", "--csv-log", folder / "log.csv"]
+        done = run("train", corpus, *TINY, *BRIEF, "--save-dir", folder, "--log-format", form, *kept)
+        (folder / "train.log").write_text(done.stdout)
+        found.update({f"{form}/{name}": points for name, points in curves.find(folder)})
+    assert set(found) == {f"{form}/{n}" for form in ("simple", "json") for n in ("train.log", "kept.log", "log.csv")}
+    for name, points in found.items():
+        assert [point["updates"] for point in points] == [2, 4], name
+        wanted = pytest.approx([point["bpc"] for point in found["simple/log.csv"]], abs=1e-3)
+        assert [point["bpc"] for point in points] == wanted
+    assert page_of(tmp_path / "simple").count("<svg") == 3
+
+
+# Starts fairseq-train itself: forked commands end before tensorboard's writer has written everything.
+@pytest.mark.slow
+def test_tensorboards_event_files_and_progress_bars_are_curves(corpus: Path, tmp_path: Path) -> None:
+    flags = [*TINY, *BRIEF, "--save-dir", tmp_path, "--csv-log", tmp_path / "log.csv", "--tensorboard-logdir", tmp_path]
+    flags += ["--log-format", "tqdm"]
+    command = [Path(sys.executable).with_name("fairseq-train"), corpus, "--user-dir", ROOT / "lamemo_fairseq", *flags]
+    done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
+    (tmp_path / "train.log").write_text(done.stdout + done.stderr)
+    found = dict(curves.find(tmp_path))
+    assert set(found) == {"log.csv", "valid", "train.log"} and {len(points) for points in found.values()} == {2}
+    assert [p["bpc"] for p in found["valid"]] == pytest.approx([p["bpc"] for p in found["log.csv"]], abs=1e-5)
 
 
 def test_a_curve_survives_a_restart() -> None:
@@ -233,7 +298,7 @@ def test_a_curve_survives_a_restart() -> None:
         'a | INFO | train_inner | {"num_updates": "40", "train_wall": "4"}',
         'a | INFO | valid | {"valid_num_updates": "40", "valid_bpc": "3.0"}',
     ]
-    assert results.read_curve("\n".join(lines)) == [
+    assert curves.read_log("\n".join(lines)) == [
         {"updates": 20, "seconds": 3.0, "bpc": 3.5},
         {"updates": 40, "seconds": 7.0, "bpc": 3.0},
     ]

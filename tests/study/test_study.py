@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import study
-import study_run
 from conftest import ROOT
 
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.prepare import corpus as texts
 from lamemo_fairseq.data.prepare import python_source
+from lamemo_fairseq.study import run as study_run
 
 
 def options(tmp_path: Path, *flags: str) -> Any:
@@ -52,6 +52,13 @@ def test_several_dimensions() -> None:
     found = study.conditions(["memory=8,16", "--lr=0.1"])
     assert found == [(("memory", "8"), ("lr", "0.1")), (("memory", "16"), ("lr", "0.1"))]
     assert study.conditions([]) == [()]
+
+
+def test_the_configuration_is_that_of_the_runs(tmp_path: Path) -> None:
+    chosen = options(tmp_path, "--updates", "20", "--vary", "memory=8,16", "--vary", "lr=0.1")
+    found = study.configuration(study_run.SETTINGS["cpu"], chosen, study.conditions(chosen.vary))
+    assert (found["updates"], found["memory"], found["lr"]) == ("20", "8, 16 (varied)", "0.1 (varied)")
+    assert found["tokens"] == "64"  # the setting's
 
 
 def test_a_folder_keeps_its_sizes(tmp_path: Path) -> None:
