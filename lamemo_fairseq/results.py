@@ -1,6 +1,6 @@
 """``python -m lamemo_fairseq.results``, as it was called before there was ``lamemo report``."""
 
-from .study.records import main
+from .cli.main import old_spelling
 
 if __name__ == "__main__":
-    main()
+    old_spelling("python -m lamemo_fairseq.results", ["report"])

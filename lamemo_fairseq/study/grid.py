@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Memory kinds side by side: the same text, scorer, updates and number of parameters, several seeds each.
 
-    python scripts/study.py runs/study --seeds 1,2,3 --report runs/study/report.html
+    lamemo study runs/study --seeds 1,2,3 --report runs/study/report.html
 
 Trains a grid of kinds x seeds x corpora (x conditions, see --vary) with fairseq-train, --jobs processes at a time, and
 scores each with lamemo evaluate. Started again, it goes on where it was; --time-budget says when to stop.
@@ -28,7 +27,6 @@ import logging
 import os
 import platform
 import shlex
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -38,12 +36,11 @@ from typing import Any
 
 import torch
 
-from lamemo_fairseq.core.errors import UsageError
-from lamemo_fairseq.data.characters import TextCharacters
-from lamemo_fairseq.data.prepare import bpe, python_source, shakespeare
-from lamemo_fairseq.data.prepare import corpus as texts
-from lamemo_fairseq.study import records as results
-from lamemo_fairseq.study.run import KINDS, OWN, SETTINGS, USUAL, Point, Run, Setting, StudyError, bits, numbers
+from ..data.characters import TextCharacters
+from ..data.prepare import bpe, python_source, shakespeare
+from ..data.prepare import corpus as texts
+from . import records as results
+from .run import KINDS, OWN, SETTINGS, USUAL, Point, Run, Setting, StudyError, bits, numbers
 
 
 def words(prepare: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -71,6 +68,7 @@ def pieces(prepare: Callable[[Path], Any]) -> Callable[[Path], Any]:
 
 
 def decoded(path: Path) -> Iterator[str]:
+    """Lines of plain text of a file of characters."""
     with open(path, encoding="utf-8") as file:
         for line in file:
             yield TextCharacters.decode(line)
@@ -89,18 +87,22 @@ CORPORA: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def main() -> None:
-    options = parse(sys.argv[1:])
+def run(options: argparse.Namespace) -> None:
+    """The command."""
     logging.disable(logging.INFO)  # what fairseq has to say stands in each run's logs
     warnings.filterwarnings("ignore", "'pin_memory' argument is set as true")
-    try:
-        study(options)
-    except (StudyError, UsageError) as error:
-        sys.exit(f"study: {error}")
+    study(options)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """The options of a command line."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument("dest", type=Path, help="folder of the study, made or continued")
     parser.add_argument("--kinds", default=",".join(USUAL), help=f"of {', '.join(KINDS)} (default: {','.join(USUAL)})")
     parser.add_argument("--seeds", default="1,2,3", help="one run per kind for each (default: 1,2,3)")
@@ -120,7 +122,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--memory-lengths", default="", help="score with these memories as well, e.g. 0,32,64,128")
     parser.add_argument("--time-budget", type=float, default=float("inf"), metavar="MINUTES", help="then stop")
     parser.add_argument("--report", type=Path, help="write one page with everything here")
-    return parser.parse_args(arguments)
 
 
 def chosen(flag: str, value: str, known: Any) -> list[str]:
@@ -176,7 +177,7 @@ def study(options: argparse.Namespace) -> None:
     for name in names:
         CORPORA[name](options.dest / "corpora" / name)
     about = {
-        "command": shlex.join(["python", "scripts/study.py", *sys.argv[1:]]),
+        "command": command_line(options),
         **configuration(setting, options, points),
         "machine": f"{machine()}, torch {torch.__version__}, Python {platform.python_version()}",
     }
@@ -203,6 +204,18 @@ def study(options: argparse.Namespace) -> None:
     if not all(run.finished for run in runs):
         print("study: the time is up; the same command goes on from here", flush=True)
     finish(options)
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command with the flags whose values are not the default."""
+    usual = vars(parse([str(options.dest)]))
+    words = ["lamemo", "study", str(options.dest)]
+    for name, default in usual.items():
+        value = getattr(options, name)
+        if value != default:
+            values = value if isinstance(value, list) else [value]
+            words += [word for one in values for word in (f"--{name.replace('_', '-')}", str(one))]
+    return shlex.join(words)
 
 
 def configuration(setting: Setting, options: argparse.Namespace, points: list[Point]) -> dict[str, str]:
@@ -267,11 +280,8 @@ def finish(options: argparse.Namespace) -> None:
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows under the names of the first one's columns."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-
-
-if __name__ == "__main__":
-    main()

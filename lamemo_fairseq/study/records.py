@@ -1,6 +1,6 @@
-"""Results as tables, figures and one page: of a study (``scripts/study.py``) or of a training directory.
+"""Results as tables, figures and one page: of a study (``lamemo study``) or of a training directory.
 
-    python -m lamemo_fairseq.results FOLDER --report report.html
+    lamemo report FOLDER --report report.html
 
 A study's folder holds ``results.csv``, ``runs/`` with a curve for each run and, where there are any, ``memory.csv``
 (columns corpus, condition, kind, seed, length, bits), ``attention.csv`` (columns corpus, condition, kind, seed,
@@ -9,15 +9,13 @@ distance, share: the attention that one row that far back gets, averaged over la
 character of characters, and the logarithm of the perplexity of words.
 """
 
-import argparse
 import csv
 import json
 import math
 import statistics
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 from ..core.errors import UsageError
 from .curves import ADVICE, find
@@ -218,20 +216,3 @@ def write_page(folder: Path, path: Path) -> None:
             path.write_text(page.render(), encoding="utf-8")
             return
     raise UsageError(f"{folder} holds no results.csv and no checkpoint_last.pt: name a study or a --save-dir")
-
-
-def main(arguments: Optional[List[str]] = None) -> None:
-    """The command; see the top of the file."""
-    parser = argparse.ArgumentParser(description="One page from a study or a training directory.")
-    parser.add_argument("folder", type=Path, help="a study's folder, or a --save-dir (with its logs in it)")
-    parser.add_argument("--report", type=Path, required=True, help="the page to write")
-    options: Any = parser.parse_args(arguments)
-    try:
-        write_page(options.folder, options.report)
-    except UsageError as error:
-        sys.exit(f"report: {error}")
-    print(f"wrote {options.report}")
-
-
-if __name__ == "__main__":
-    main()

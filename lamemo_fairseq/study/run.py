@@ -1,4 +1,4 @@
-"""One run of a study: a kind of memory on a corpus, trained with fairseq-train and scored. See ``scripts/study.py``."""
+"""One run of a study: a kind of memory on a corpus, trained with fairseq-train and scored. See ``lamemo study``."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
-import study
 from conftest import ROOT, TINY, run
 
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.study import curves, figures
+from lamemo_fairseq.study import grid as study
 from lamemo_fairseq.study import records as results
 from lamemo_fairseq.study import tables as compare
 
@@ -302,3 +302,13 @@ def test_a_curve_survives_a_restart() -> None:
         {"updates": 20, "seconds": 3.0, "bpc": 3.5},
         {"updates": 40, "seconds": 7.0, "bpc": 3.0},
     ]
+
+
+# Starts Python twice, with fairseq and a model.
+@pytest.mark.slow
+def test_the_commands_old_and_new(folder: Path, tmp_path: Path) -> None:
+    for module, said in (("lamemo_fairseq report", ""), ("lamemo_fairseq.results", "is now: lamemo report")):
+        command = [sys.executable, "-m", *module.split(), str(folder), "--report", str(tmp_path / "page.html")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and said in done.stderr and "wrote" in done.stdout, done.stderr
+        assert "<h2>Results</h2>" in (tmp_path / "page.html").read_text()

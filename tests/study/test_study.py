@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import study
 from conftest import ROOT
 
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.prepare import corpus as texts
 from lamemo_fairseq.data.prepare import python_source
+from lamemo_fairseq.study import grid as study
 from lamemo_fairseq.study import run as study_run
 
 
@@ -59,6 +59,12 @@ def test_the_configuration_is_that_of_the_runs(tmp_path: Path) -> None:
     found = study.configuration(study_run.SETTINGS["cpu"], chosen, study.conditions(chosen.vary))
     assert (found["updates"], found["memory"], found["lr"]) == ("20", "8, 16 (varied)", "0.1 (varied)")
     assert found["tokens"] == "64"  # the setting's
+
+
+def test_the_command_is_told_with_what_is_not_usual(tmp_path: Path) -> None:
+    flags = ["--updates", "20", "--vary", "memory=8,16", "--vary", "lr=0.1"]
+    found = study.command_line(study.parse([str(tmp_path), *flags]))
+    assert found == f"lamemo study {tmp_path} {' '.join(flags)}"
 
 
 def test_a_folder_keeps_its_sizes(tmp_path: Path) -> None:
@@ -152,4 +158,6 @@ def test_the_grid_is_run_and_resumed(tmp_path: Path) -> None:
     failed = subprocess.run(
         [*command, "--vary", "lr-scheduler=nonsense"], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
     )
-    assert failed.returncode == 1 and re.search("^study: fairseq_cli.train failed .*nonsense", failed.stderr, re.M)
+    assert failed.returncode == 1 and re.search(
+        "^lamemo study: fairseq_cli.train failed .*nonsense", failed.stderr, re.M
+    )

@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""``lamemo study``, as it was called before."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lamemo_fairseq.cli.main import old_spelling  # noqa: E402
+
+if __name__ == "__main__":
+    old_spelling("scripts/study.py", ["study"])
