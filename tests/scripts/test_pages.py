@@ -20,9 +20,8 @@ NOT_RUN = {
     "python scripts/benchmark.py": "measures for minutes; tested in test_benchmark.py",
     "lamemo study": "hours; tested in tests/study",
     "more": "a function over lamemo study: hours",
-    "fairseq-hydra-train --config-dir examples/enwik8": "days on GPUs; its YAML: tests/plugin/test_presets.py",
-    "fairseq-hydra-train --config-dir examples/text8": "days on GPUs, as enwik8",
-    "fairseq-hydra-train --config-dir examples/wikitext-103": "days on GPUs, as enwik8",
+    "bash scripts/gpu_check.sh": "measures for minutes; tested in test_benchmark.py",
+    "gsutil": "Google's tool, and terabytes",
     "lamemo prepare wikitext-103": "fetches its corpus; tested in tests/data/test_known_corpora.py",
     "lamemo prepare enwik8": "as wikitext-103",
     "lamemo prepare text8": "as wikitext-103",
@@ -33,7 +32,7 @@ NOT_RUN = {
 def blocks(page: Path) -> Iterator[str]:
     """The blocks of shell commands: marked as such, or not marked and beginning like a command."""
     for mark, body in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
-        starts = re.match(r"(bash|python|fairseq-|torchrun|lamemo|#!)", body)
+        starts = re.match(r"(bash|python|fairseq-|torchrun|lamemo|gsutil|#!)", body)
         if mark == "bash" or (mark == "" and starts):
             yield body
 

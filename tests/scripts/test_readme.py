@@ -1,4 +1,4 @@
-"""The README's commands, as they stand there."""
+"""The README's first screen, its links, and the quickstart; its other commands run in test_every_command.py."""
 
 import os
 import re
@@ -9,16 +9,8 @@ from pathlib import Path
 import pytest
 import quickstart
 from commands import ROOT
-from reference_authors import GOLDEN
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def commands() -> "list[str]":
-    """The commands of the README's ```bash blocks, continued lines joined."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.strip() and not line.startswith("source ")]
 
 
 def test_the_two_commands_exist_and_ci_calls_the_second() -> None:
@@ -30,32 +22,6 @@ def test_the_two_commands_exist_and_ci_calls_the_second() -> None:
 def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
-
-
-@pytest.mark.slow  # six processes of fairseq's own, imports included
-def test_commands_run(corpus: Path, tmp_path: Path) -> None:
-    for name in ("lamemo_fairseq", "scripts"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    for split in ("TRAIN", "VALID", "TEST"):
-        text = (corpus.parent / f"{split.lower()}.txt").read_text(encoding="utf-8")
-        (tmp_path / f"{split}.txt").write_text(text.replace(" ", "").replace("_", " "), encoding="utf-8")
-    (tmp_path / "THEIRS.pt").write_bytes((GOLDEN / "lamemo.pt").read_bytes())
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    found = commands()
-    assert len(found) >= 4
-    for command in found:
-        short = command.replace("--max-update 500", "--max-update 5")
-        done = subprocess.run(
-            short,
-            shell=True,
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert done.returncode == 0, f"{short}\n{done.stdout[-3000:]}"
-    assert "Loss (base 2)" in done.stdout or (tmp_path / "runs/imported/checkpoint.pt").exists()
 
 
 def test_the_curve_goes_on_after_a_restart(tmp_path: Path) -> None:
