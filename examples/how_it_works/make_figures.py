@@ -16,7 +16,7 @@ from lamemo_fairseq.data.layout import Layout, Segments
 
 TOTAL, ROWS, TOKENS, MEM_LEN = 17, 2, 3, 4
 EOS, PAD = TOTAL, TOTAL + 1  # ids of the symbols that are no token of the text
-SIZES = {"layers": 3, "dim": 8, "heads": 2, "ffn_dim": 16}
+SIZES: Dict[str, Any] = {"layers": 3, "dim": 8, "heads": 2, "ffn_dim": 16}
 
 Table = List[List[str]]
 
@@ -87,7 +87,9 @@ def held(state: Any, row: int) -> List[int]:
 
 def steps(row: int = 0) -> List[Step]:
     """The segments of a row, with the geometry that the model's layers share."""
-    positions, found, memory, written = model("lookahead").positions, [], [], 0
+    positions, written = model("lookahead").positions, 0
+    found: List[Step] = []
+    memory: List[int] = []
     for batch, state in zip(batches(), states()):
         current = batch["net_input"]["src_tokens"][row].tolist()
         geometry = positions.geometry(len(current), len(memory), written, torch.zeros(1))
@@ -236,8 +238,8 @@ def attention_figure() -> str:
     """Which token attends to which key in the last segment of row 0; numbers are distances."""
     step = steps()[-1]
     left, top = 120, 84
-    parts = [words(16, 24, "segment 2, row 0: rows attend to columns; the number is the distance", "start")]
-    parts.append(words(16, 44, "blue: to the left (Transformer-XL); orange: look-ahead, to the right", "start"))
+    parts = [words(16, 24, "segment 2, row 0: rows attend to columns; numbers: distances", "start")]
+    parts.append(words(16, 44, "blue: to the left, Transformer-XL; orange: look-ahead", "start"))
     for place, token in enumerate(step.symbols):
         kind = "memory" if place < len(step.memory) else "current"
         parts.append(words(left + 44 * place + 22, top - 8, show(token)))

@@ -22,6 +22,33 @@ def test_the_two_commands_exist_and_ci_calls_the_second() -> None:
 def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+    headings = [line.lstrip("# ") for line in README.splitlines() if line.startswith("#")]
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
+
+
+def test_every_example_and_every_folder_is_named() -> None:
+    """What a person may want to do leads to each page; the table of folders names each, with files that exist."""
+    wanted = README.split("## What do you want to do?")[1].split("\n## ")[0]
+    for page in (ROOT / "examples").glob("*/README.md"):
+        assert str(page.relative_to(ROOT)) in wanted, page
+    package = ROOT / "lamemo_fairseq"
+    table = README.split("| folder of `lamemo_fairseq/` |")[1].split("\n\n")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    named = {folder: row[-2] for row in rows for folder in re.findall(r"`(\w+)`", row[1])}
+    assert set(named) == {init.parent.name for init in package.glob("*/__init__.py")}
+    for row in rows:
+        folders = re.findall(r"`(\w+)`", row[1])
+        for name in re.findall(r"`([\w/]+\.py)`", row[-3] + row[-2]):
+            assert any((package / folder / name).exists() for folder in folders), name
+
+
+def test_version_and_changelog_agree() -> None:
+    version = re.search(r'version="([\d.]+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    newest = re.search(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version and cited and newest
+    assert version[1] == cited[1] == newest[1]
 
 
 def test_the_curve_goes_on_after_a_restart(tmp_path: Path) -> None:
