@@ -37,7 +37,7 @@ ELSEWHERE = {
         "seed",
         "context_window",
     ),
-    *("batch_size", "batch_size_valid", "train_subset", "dataset_impl"),
+    *("batch_size", "batch_size_valid", "train_subset", "dataset_impl", "path"),
 }
 REPORT = re.compile(
     r"(\d+) targets in the split(?: \(([^)]*)\))?, (\d+) targets scored.*? loss ([\d.einfa+-]+) nats per token"
