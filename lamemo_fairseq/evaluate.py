@@ -1,4 +1,4 @@
-"""``python -m lamemo_fairseq.evaluate``, as it was called before there was ``lamemo evaluate``."""
+"""``python -m lamemo_fairseq.evaluate``: the grid of evaluations."""
 
 from .evaluation.grid import main, prepare_process
 

@@ -6,7 +6,6 @@ imported when it is asked for, and imports what it needs in these functions, so 
 
 import argparse
 import importlib
-import importlib.util
 import os
 import sys
 from types import ModuleType
@@ -17,21 +16,12 @@ from ..core.errors import UsageError
 #: command -> module of this folder
 COMMANDS: Dict[str, str] = {
     "prepare": "prepare",
-    "score": "score",
     "generate": "generate",
-    "evaluate": "evaluate",
     "study": "study",
     "report": "report",
     "import": "import_checkpoint",
-    "export": "export",
-    "benchmark": "benchmark",
     "user-dir": "user_dir",
 }
-
-
-def available() -> List[str]:
-    """Commands whose module is there."""
-    return [name for name, module in COMMANDS.items() if importlib.util.find_spec(f"{__package__}.{module}")]
 
 
 def module_of(command: str) -> ModuleType:
@@ -44,7 +34,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="lamemo", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in available():
+    for name in COMMANDS:
         module = module_of(name)
         own = commands.add_parser(name, help=module.HELP, description=module.HELP)
         if words[:1] == [name]:  # the arguments of others are not built: that may take the import of fairseq

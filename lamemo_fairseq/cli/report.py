@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-NAME = "report"
 HELP = "Writes one self-contained page from a study's folder or a training's --save-dir."
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 
-NAME = "study"
 HELP = "Trains and scores a grid of memory kinds, corpora, seeds and conditions; tables, figures and a page of them."
 
 

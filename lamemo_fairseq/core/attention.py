@@ -4,7 +4,7 @@ Projections and biases around two calls of ``softmax.attend``, for whole segment
 single tokens. Slow reference: ``tests/reference.py`` (``segment``). Letters as in ``softmax.py`` and ``positions.py``.
 """
 
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Callable, NamedTuple, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -114,44 +114,24 @@ class RelativeAttention(nn.Module):
             cache: keys and values so far, while a segment is decoded.
             probe: shown where attention goes.
         """
-        keys, values = self.kv_proj(h).chunk(2, dim=-1)
-        keys, values = self.split(keys), self.split(values)
-        if cache is not None:
-            keys = cache.keys.append(keys)
-            values = cache.values.append(values.transpose(-2, -1)).transpose(-2, -1)
+        keys, values = self.project_keys(h, cache)
         distances = self.project_distances(geometry, cache)
         first = memory if previous_attention is None else 0
         queries = self.split(self.q_proj(h[:, first:])) * self.head_dim**-0.5
         current = queries[:, :, memory - first :]
 
-        dropout = self.dropout if self.training else 0.0
         # The only place where the path is chosen. Steps: for one look at the weights, for masks and keys that differ
         # between streams or chunks, and for distances with a bias or none.
         plain = cache is not None or probe is not None or want_usage or geometry.attn_mask.dim() != 2
         fuses = self.fused and not plain and self.r_proj is not None
-        weights: Optional[Tensor] = None
-        if fuses:
-            assert distances is not None
-            done = self.fused_causal(current, keys, values, distances.keys, geometry, biases, dropout, want_lse)
-            output, lse, alpha = done.output, done.lse, None
-        else:
-            scores = self.causal_scores(current, keys, distances, geometry, biases)
-            left = ops.attend(scores, values, dropout=dropout, want_lse=want_lse)
-            output, lse, alpha, weights = left.output, left.lse, None, left.weights
+        left = self.attend_left(fuses, current, keys, values, distances, geometry, biases, want_lse)
+        output, lse, alpha = left.output, left.lse, None
+        weights = None if isinstance(left, FusedAttention) else left.weights
         if previous_attention is not None and memory > 0:
             assert geometry.ahead is not None and lse is not None and distances is not None
             span = slice(memory - geometry.ahead.keys + 1, memory + 1)
-            read = (queries[:, :, :memory], keys[:, :, span])
-            right: Union[Attended, FusedAttention]
-            if fuses and geometry.ahead.rising is not None:
-                right = self.fused_ahead(
-                    *read, values[:, :, span], distances.keys, geometry.ahead, biases, dropout, previous_attention
-                )
-            else:
-                scores = self.ahead_scores(*read, distances.keys, geometry.ahead, biases)
-                right = ops.attend(
-                    scores, values[:, :, span], previous_attention=previous_attention, dropout=dropout, want_lse=True
-                )
+            read = (queries[:, :, :memory], keys[:, :, span], values[:, :, span])
+            right = self.attend_ahead(fuses, *read, distances.keys, geometry.ahead, biases, previous_attention)
             assert right.lse is not None
             output = torch.cat([right.output, output], dim=2)
             lse, alpha = torch.cat([right.lse, lse], dim=2), right.alpha
@@ -161,56 +141,63 @@ class RelativeAttention(nn.Module):
         hidden_states = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
         attention_state = None if lse is None else Attention(output.detach(), lse)
         usage = weights.detach().mean(1).sum(1) if want_usage and weights is not None else None  # [B, T]
-        if long_term is None:
-            return AttentionOutput(hidden_states, attention_state, alpha, usage, None)
-        further = long_term(queries)
-        return AttentionOutput(
-            hidden_states + further.hidden_states, attention_state, alpha, further.usage, further.loss
-        )
+        loss = None
+        if long_term is not None:
+            further, usage, loss = long_term(queries)
+            hidden_states = hidden_states + further
+        return AttentionOutput(hidden_states, attention_state, alpha, usage, loss)
 
-    def fused_causal(
+    def attend_left(
         self,
+        fuses: bool,
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        distances: Tensor,
+        distances: Optional[Distances],
         geometry: AttentionGeometry,
         biases: Biases,
-        dropout: float,
         want_lse: bool,
-    ) -> FusedAttention:
-        """As ``attend`` of :meth:`causal_scores`: queries [B, H, N, d] over keys and values [B, H, T, d]."""
+    ) -> Union[Attended, FusedAttention]:
+        """Current tokens' queries [B, H, N, d] over keys and values [B, H, T, d], as :meth:`causal_scores` has them."""
+        dropout = self.dropout if self.training else 0.0
+        if not fuses:
+            scores = self.causal_scores(queries, keys, distances, geometry, biases)
+            return ops.attend(scores, values, dropout=dropout, want_lse=want_lse)
+        assert distances is not None
         content, position = biases.left()
         return fused_attention(
             self.biased(queries, content),
             self.biased(queries, position),
             keys,
             values,
-            distances[geometry.causal].unflatten(-1, (self.heads, self.head_dim)),  # [T + 1, H, d]
+            distances.keys[geometry.causal].unflatten(-1, (self.heads, self.head_dim)),  # [T + 1, H, d]
             geometry.attn_mask,
             Window(queries.size(2), geometry.visible),
             dropout=dropout,
             want_lse=want_lse,
         )
 
-    def fused_ahead(
+    def attend_ahead(
         self,
+        fuses: bool,
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
         distances: Tensor,
         ahead: LookAheadGeometry,
         biases: Biases,
-        dropout: float,
         previous_attention: Attention,
-    ) -> FusedAttention:
-        """As ``attend`` of :meth:`ahead_scores`: queries [B, H, M, d] over keys and values [B, H, K, d].
+    ) -> Union[Attended, FusedAttention]:
+        """Memory's queries [B, H, M, d] over keys and values [B, H, K, d], as :meth:`ahead_scores` has them.
 
         Row r and key c are M - K + 1 + c - r apart, so one product with the distances 1 to M + 1, which rise by one per
         column, has all that are visible.
         """
+        dropout = self.dropout if self.training else 0.0
+        if not fuses or ahead.rising is None:
+            scores = self.ahead_scores(queries, keys, distances, ahead, biases)
+            return ops.attend(scores, values, previous_attention=previous_attention, dropout=dropout, want_lse=True)
         content, position = biases.right()
-        assert ahead.rising is not None
         return fused_attention(
             self.biased(queries, content),
             self.biased(queries, position),
@@ -226,6 +213,14 @@ class RelativeAttention(nn.Module):
     def split(self, projected: Tensor) -> Tensor:
         """[B, n, H * d] -> [B, H, n, d]."""
         return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+
+    def project_keys(self, h: Tensor, cache: Optional[Cache]) -> Tuple[Tensor, Tensor]:
+        """Keys and values [B, H, T, d] of ``h`` [B, M + N, D], behind those of the cache."""
+        keys, values = self.kv_proj(h).chunk(2, dim=-1)
+        keys, values = self.split(keys), self.split(values)
+        if cache is None:
+            return keys, values
+        return cache.keys.append(keys), cache.values.append(values.transpose(-2, -1)).transpose(-2, -1)
 
     def project_distances(self, geometry: AttentionGeometry, cache: Optional[Cache]) -> Optional[Distances]:
         """Encodings of distances as this layer sees them, or None."""

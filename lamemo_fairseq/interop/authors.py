@@ -55,8 +55,6 @@ LAYER = {
     "pos_ff.layer_norm.bias": "feed_forward_norm.bias",
 }
 EMBEDDING, OUTPUT, BIAS = "word_emb.emb_layers.0.weight", "crit.out_layers.0.weight", "crit.out_layers.0.bias"
-# Constants that their program computes anew.
-CONSTANTS = ("pos_emb.inv_freq", "train_logits_constant", "eval_logits_constant")
 
 # Beyond any score, yet finite: weight decay would turn an infinite bias into "not a number".
 NEVER = -1e4

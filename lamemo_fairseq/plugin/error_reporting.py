@@ -77,14 +77,13 @@ def explain_metric(error: BaseException) -> Optional[str]:
 
 def explain_input(error: BaseException) -> Optional[str]:
     """One line for prompts that ``fairseq-interactive`` cannot read."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name != "buffered_read":
-            continue
-        path = frame.f_locals["input"]
-        if isinstance(error, UnicodeDecodeError):
-            return f"--input {path} is not UTF-8: convert it, for instance with iconv -f latin1 -t utf-8"
-        if isinstance(error, OSError):
-            return f"--input {path} cannot be read ({error.strerror}): name a text file, a prompt per line"
+    found = raised_in(error, "buffered_read")
+    if found is None:
+        return None
+    if isinstance(error, UnicodeDecodeError):
+        return f"--input {found['input']} is not UTF-8: convert it, for instance with iconv -f latin1 -t utf-8"
+    if isinstance(error, OSError):
+        return f"--input {found['input']} cannot be read ({error.strerror}): name a text file, a prompt per line"
     return None
 
 
@@ -92,15 +91,14 @@ def explain_checkpoint(error: BaseException) -> Optional[str]:
     """One line for a checkpoint that fairseq cannot read."""
     if str(error).startswith("Model file not found: "):
         return f"--path {str(error)[len('Model file not found: ') :]} is no file: name a checkpoint"
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name != "load_checkpoint_to_cpu":
-            continue
-        path = frame.f_locals["path"]
-        if "state" in frame.f_locals:
-            return f"{path} is no checkpoint of fairseq: lamemo import converts one of the authors' program"
-        # What torch raises depends on where the file breaks off; a file that is missing says so itself.
-        if not isinstance(error, (FileNotFoundError, PermissionError, MemoryError)):
-            return f"{path} is truncated or damaged, or no checkpoint at all: use another one"
+    found = raised_in(error, "load_checkpoint_to_cpu")
+    if found is None:
+        return None
+    if "state" in found:
+        return f"{found['path']} is no checkpoint of fairseq: lamemo import converts one of the authors' program"
+    # What torch raises depends on where the file breaks off; a file that is missing says so itself.
+    if not isinstance(error, (FileNotFoundError, PermissionError, MemoryError)):
+        return f"{found['path']} is truncated or damaged, or no checkpoint at all: use another one"
     return None
 
 

@@ -78,19 +78,66 @@ class WholeFiles(PathManager):
 
 def install() -> None:
     """Wraps fairseq's functions, and lets torch read what fairseq sends from rank to rank."""
+    patch_trainer()
+    patch_half_precision()
+    patch_writing()
+    patch_reading()
+    allow_broadcasts()
+
+
+def patch_trainer() -> None:
+    """An update begins where gradients are cleared."""
     zero_grad = Trainer.zero_grad
+
+    @functools.wraps(zero_grad)
+    def begin_update(trainer: Any) -> None:
+        zero_grad(trainer)
+        if isinstance(trainer.task, MemoryLanguageModelingTask):
+            trainer.task.training_memory.begin()
+
+    Trainer.zero_grad = begin_update
+
+
+def patch_writing() -> None:
+    """Checkpoints hold the memory of all ranks, and appear whole."""
     save_checkpoint = checkpoint_utils.save_checkpoint
-    load_checkpoint = checkpoint_utils.load_checkpoint
-    load_to_cpu = checkpoint_utils.load_checkpoint_to_cpu
     persistent_save = checkpoint_utils.torch_persistent_save
     verify_directory = checkpoint_utils.verify_checkpoint_directory
-    load_ensemble = checkpoint_utils.load_model_ensemble_and_task
 
     @functools.wraps(save_checkpoint)
     def save_with_memory(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Any) -> Any:
         if isinstance(epoch_itr, StreamIterator) and not cfg.no_save:
             epoch_itr.gather(trainer.task.training_memory)
         return save_checkpoint(cfg, trainer, epoch_itr, val_loss)
+
+    @functools.wraps(persistent_save)
+    def save_whole(obj: Any, filename: str, async_write: bool = False) -> None:
+        if os.path.basename(filename) == "crash.pt" and obj["cfg"]["checkpoint"]["no_save"]:
+            return  # the trainer saves what it crashed with, even with --no-save
+        obj = without_namespaces(obj)
+        if async_write or not PathManager.supports_rename(filename):
+            persistent_save(obj, filename, async_write)
+        else:
+            files.save(obj, filename)
+
+    @functools.wraps(verify_directory)
+    def verify_in_one_line(save_dir: str) -> None:
+        try:
+            verify_directory(save_dir)
+        except OSError as error:
+            raise UsageError(f"--save-dir {save_dir} cannot be written to ({error.strerror}): name another") from error
+
+    checkpoint_utils.save_checkpoint = save_with_memory
+    checkpoint_utils.torch_persistent_save = save_whole
+    checkpoint_utils.verify_checkpoint_directory = verify_in_one_line
+    checkpoint_utils.PathManager = WholeFiles
+
+
+def patch_reading() -> None:
+    """Checkpoints are checked before they are believed, and training begins in agreement."""
+    load_checkpoint = checkpoint_utils.load_checkpoint
+    load_to_cpu = checkpoint_utils.load_checkpoint_to_cpu
+    load_ensemble = checkpoint_utils.load_model_ensemble_and_task
 
     @functools.wraps(load_checkpoint)
     def load_in_agreement(cfg: Any, trainer: Any, **passed: Any) -> Any:
@@ -116,23 +163,6 @@ def install() -> None:
             files.check(local)
         return load_to_cpu(path, *arguments, **named)
 
-    @functools.wraps(persistent_save)
-    def save_whole(obj: Any, filename: str, async_write: bool = False) -> None:
-        if os.path.basename(filename) == "crash.pt" and obj["cfg"]["checkpoint"]["no_save"]:
-            return  # the trainer saves what it crashed with, even with --no-save
-        obj = without_namespaces(obj)
-        if async_write or not PathManager.supports_rename(filename):
-            persistent_save(obj, filename, async_write)
-        else:
-            files.save(obj, filename)
-
-    @functools.wraps(verify_directory)
-    def verify_in_one_line(save_dir: str) -> None:
-        try:
-            verify_directory(save_dir)
-        except OSError as error:
-            raise UsageError(f"--save-dir {save_dir} cannot be written to ({error.strerror}): name another") from error
-
     @functools.wraps(load_ensemble)
     def load_with_names(filenames: Any, *arguments: Any, **named: Any) -> Any:
         for path in filenames:
@@ -142,23 +172,9 @@ def install() -> None:
             model.checkpoint_path = path
         return models, cfg, task
 
-    checkpoint_utils.load_model_ensemble_and_task = load_with_names
-
-    @functools.wraps(zero_grad)
-    def begin_update(trainer: Any) -> None:
-        zero_grad(trainer)
-        if isinstance(trainer.task, MemoryLanguageModelingTask):
-            trainer.task.training_memory.begin()
-
-    Trainer.zero_grad = begin_update
-    patch_half_precision()
-    checkpoint_utils.save_checkpoint = save_with_memory
     checkpoint_utils.load_checkpoint = load_in_agreement
     checkpoint_utils.load_checkpoint_to_cpu = load_whole
-    checkpoint_utils.torch_persistent_save = save_whole
-    checkpoint_utils.verify_checkpoint_directory = verify_in_one_line
-    checkpoint_utils.PathManager = WholeFiles
-    allow_broadcasts()
+    checkpoint_utils.load_model_ensemble_and_task = load_with_names
 
 
 def check_metric(trainer: Any) -> None:

@@ -36,8 +36,6 @@ class GenerationHooks(FairseqTask):
         """Batches of prompts for ``fairseq-generate``, with ``--carry-memory`` each with what came before."""
         segment, eos = self.cfg.tokens_per_sample, self.dictionary.eos()
         blocks = PromptBlocks(text, self.cfg.prefix_size, segment, self.dictionary.pad(), self.cfg.prompt_blocks)
-        if max_sentences is not None and max_sentences < 1:
-            raise UsageError(f"--batch-size {max_sentences} leaves no prompt to continue: choose 1 or more")
         if max_tokens is not None and max_tokens < blocks.block:
             raise UsageError(
                 f"--max-tokens {max_tokens} is less than a block of {blocks.block} tokens, which holds a prompt of "
@@ -54,8 +52,6 @@ class GenerationHooks(FairseqTask):
         """Batches of prompts for ``fairseq-interactive``."""
         if self.cfg.prompt_blocks is not None or self.cfg.prefix_size != 0:
             raise UsageError("--prompt-blocks and --prefix-size are about a split: use them with fairseq-generate")
-        if max_sentences is not None and max_sentences < 1:
-            raise UsageError(f"--batch-size {max_sentences} leaves no prompt to continue: choose 1 or more")
         if len(lines) > 0 and max_tokens is not None and max_tokens < lines.longest:
             raise UsageError(f"--max-tokens {max_tokens} is less than a prompt's {lines.longest} tokens: raise it")
         if self.cfg.carry_memory:

@@ -13,7 +13,7 @@ from lamemo_fairseq.cli import prepare
 from lamemo_fairseq.core.errors import UsageError
 
 
-@pytest.mark.parametrize("command", cli.available())
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_explains_itself(
     command: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -29,8 +29,8 @@ def test_the_table_lists_them(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     said = capsys.readouterr().out
-    assert all(f"\n    {command} " in said for command in cli.available())
-    assert {"prepare", "import", "user-dir"} <= set(cli.available())
+    assert all(f"\n    {command} " in said for command in cli.COMMANDS)
+    assert {"prepare", "import", "user-dir"} <= set(cli.COMMANDS)
     with pytest.raises(SystemExit) as end:
         cli.main(["prepair"])
     assert end.value.code == 2

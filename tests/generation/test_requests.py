@@ -83,6 +83,11 @@ def test_symbols_that_stand_in_no_text(lm: TextInterface, name: str) -> None:
     assert lm.src_dict.eos() not in suppressed_symbols(lm.src_dict, False)
 
 
+def greedily(path: Path) -> List[Any]:
+    """Flags of a command that writes the most probable text."""
+    return ["--task", "memory_language_modeling", "--path", path, "--tokens-per-sample", 16, "--beam", 1, "--cpu"]
+
+
 def damaged(checkpoint: Path, folder: Path, value: float) -> Path:
     state = torch.load(checkpoint, weights_only=True)
     state["model"]["decoder.output_bias"][5] = value
@@ -93,7 +98,7 @@ def damaged(checkpoint: Path, folder: Path, value: float) -> Path:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_scores_that_are_no_numbers(tmp_path: Path, corpus: Path, checkpoint: Path, value: float) -> None:
     path = damaged(checkpoint, tmp_path, value)
-    flags = ["--task", "memory_language_modeling", "--path", path, "--tokens-per-sample", 16, "--beam", 1, "--cpu"]
+    flags = greedily(path)
     for command, more, text in (
         ("generate", ["--prefix-size", 5, "--max-len-b", 5, "--prompt-blocks", "0"], None),
         ("interactive", ["--bpe", "text_characters", "--max-len-b", 5], "the\n"),
@@ -104,18 +109,7 @@ def test_scores_that_are_no_numbers(tmp_path: Path, corpus: Path, checkpoint: Pa
 
 
 def test_a_line_without_a_prompt(corpus: Path, checkpoint: Path) -> None:
-    flags = [
-        "--task",
-        "memory_language_modeling",
-        "--path",
-        checkpoint,
-        "--tokens-per-sample",
-        16,
-        "--beam",
-        1,
-        "--cpu",
-    ]
-    flags += ["--bpe", "text_characters", "--max-len-b", 5]
+    flags = [*greedily(checkpoint), "--bpe", "text_characters", "--max-len-b", 5]
     for buffer in (1, 2, 8):
         text = "the value\n\na \u4e2dx b\na class\n"
         done = run("interactive", corpus, *flags, "--buffer-size", buffer, input=text)
@@ -142,18 +136,7 @@ def test_a_conversation_is_one_text(lm: TextInterface) -> None:
 
 
 def test_a_session_that_remembers(corpus: Path, checkpoint: Path) -> None:
-    flags = [
-        "--task",
-        "memory_language_modeling",
-        "--path",
-        checkpoint,
-        "--tokens-per-sample",
-        16,
-        "--beam",
-        1,
-        "--cpu",
-    ]
-    flags += ["--bpe", "text_characters", "--max-len-b", 20, "--carry-memory"]
+    flags = [*greedily(checkpoint), "--bpe", "text_characters", "--max-len-b", 20, "--carry-memory"]
 
     def scores(text: str, buffer: int) -> Dict[str, str]:
         done = run("interactive", corpus, *flags, "--buffer-size", buffer, input=text)
