@@ -50,6 +50,8 @@ def explain_flags(error: BaseException) -> Optional[str]:
     """One line for flags that fairseq asks for in its own way."""
     if isinstance(error, AssertionError) and str(error).startswith("Must specify batch size"):
         return "no batch size: give --batch-size (streams per rank), or --max-tokens (their tokens per batch)"
+    if isinstance(error, AssertionError) and str(error).startswith("Pass-through schedule"):
+        return "--lr-scheduler pass_through needs an optimizer with a schedule of its own: choose another schedule"
     if isinstance(error, MissingMandatoryValue) and error.full_key:
         flag = "--" + str(error.full_key).split(".")[-1].replace("_", "-")
         return f"{flag} is missing: {str(error.object_type_str)[: -len('Config')]} needs it"

@@ -43,6 +43,7 @@ TRAINING = {
         ["--best-checkpoint-metric", "bcp"],
         "--best-checkpoint-metric bcp is not logged: choose one of bits",
     ),
+    "schedule": (["--lr-scheduler", "pass_through"], "--lr-scheduler pass_through needs an optimizer with a schedule"),
 }
 
 
