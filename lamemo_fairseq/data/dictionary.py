@@ -1,4 +1,4 @@
-"""Whether a checkpoint and the data speak of the same symbols: what the sizes of tensors cannot tell."""
+"""The dictionary of running text, and whether a checkpoint and the data have the same one."""
 
 import hashlib
 from typing import Any, Dict
@@ -6,6 +6,14 @@ from typing import Any, Dict
 from fairseq.data import Dictionary
 
 from ..core.errors import UsageError
+
+
+class TextDictionary(Dictionary):
+    """Fairseq's dictionary, in which ``</s>`` is a symbol of the text, and shown where it stands."""
+
+    def string(self, *args: Any, **kwargs: Any) -> str:
+        """As fairseq's, with ``</s>``."""
+        return super().string(*args, **{**kwargs, "include_eos": True})
 
 
 def identify(dictionary: Dictionary) -> Dict[str, Any]:
