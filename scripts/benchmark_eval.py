@@ -6,8 +6,8 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lamemo_fairseq.data.layout import Text
 from lamemo_fairseq.data.memory_store import MemoryStore
+from lamemo_fairseq.data.text import Text
 from lamemo_fairseq.evaluation.plan import EvaluationPlan
 from lamemo_fairseq.evaluation.scoring import score_batches
 from lamemo_fairseq.plugin.decoder import LaMemoDecoder

@@ -7,7 +7,7 @@ from fairseq.data import Dictionary
 from reference import ReferenceConfig, Weights, stream_nll
 from torch import Tensor
 
-from lamemo_fairseq.data.layout import Text
+from lamemo_fairseq.data.text import Text
 from lamemo_fairseq.evaluation.plan import EvaluationPlan
 from lamemo_fairseq.evaluation.scoring import LossAccumulator
 

@@ -12,7 +12,8 @@ import torch
 from lamemo_fairseq.core import MemoryTransformer, ModelConfig
 from lamemo_fairseq.core.positions import AttentionGeometry, align
 from lamemo_fairseq.core.softmax import Attention, attend
-from lamemo_fairseq.data.layout import Layout, Segments
+from lamemo_fairseq.data.layout import Layout
+from lamemo_fairseq.data.segments import Segments
 
 TOTAL, ROWS, TOKENS, MEM_LEN = 17, 2, 3, 4
 EOS, PAD = TOTAL, TOTAL + 1  # ids of the symbols that are no token of the text

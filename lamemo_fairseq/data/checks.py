@@ -6,7 +6,8 @@ from fairseq.data import Dictionary
 
 from ..core.documents import Separator
 from .documents import Documents
-from .layout import Layout, Text
+from .layout import Layout
+from .text import Text
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ class Documents:
 
     @staticmethod
     def find(text: Any, separator: Separator) -> "Documents":
-        """Reads a :class:`~.layout.Text` through and notes where documents begin."""
+        """Reads a :class:`~.text.Text` through and notes where documents begin."""
         begins, before = [np.zeros(1, dtype=np.int64)], torch.tensor(separator.eos)
         for start in range(0, text.total, CHUNK):
             tokens = text.span(start, min(start + CHUNK, text.total))

@@ -1,136 +1,39 @@
-"""Ordered streams of text: cut, shift, pad, collate. Knows no task and no model.
+"""Segments of a text as a dataset: shifts, pads and collates what a layout cuts.
 
-A split is one long text of ``total`` tokens. It is cut into rows of equal length, read side by side, segment by
-segment. Every token is a target exactly once; the source is the text shifted by one behind ``</s>``.
+The source is the text shifted by one behind ``</s>``. 11 tokens in 2 rows and 3 segments of 2 tokens, by token index
+(``source -> target``); item ``segment * rows + row``:
+
+    row 0:  </s> 0 -> 0 1  |  1 2 -> 2 3  |  3 4 -> 4 5         items 0, 2, 4
+    row 1:   5   6 -> 6 7  |  7 8 -> 8 9  |  9   -> 10          items 1, 3, 5
+
+>>> class Numbers:  # a text whose token t is the number t
+...     name = "train"
+...     def span(self, start, end):
+...         return torch.arange(start, end)
+>>> segments = Segments(Numbers(), Layout.even(11, rows=2, tokens=2), pad=98, eos=99)
+>>> [item["source"].tolist() for item in segments]
+[[99, 0], [5, 6], [1, 2], [7, 8], [3, 4], [9]]
+>>> batch = segments.collater([segments[4], segments[5]])  # the last segment of both rows
+>>> batch["net_input"]["src_tokens"].tolist(), batch["target"].tolist()
+([[3, 4], [9, 98]], [[4, 5], [10, 98]])
+
+A context window of 1: a segment reads a token once more, which is not scored.
+
+>>> segments = Segments(Numbers(), Layout.even(11, rows=2, tokens=2, context=1), pad=98, eos=99)
+>>> batch = segments.collater([segments[2], segments[3]])  # the second segment
+>>> batch["net_input"]["src_tokens"].tolist(), batch["target"].tolist()
+([[0, 1, 2], [6, 7, 8]], [[98, 2, 3], [98, 8, 9]])
 """
 
-from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional
 
-import numpy as np
 import torch
 from fairseq.data import FairseqDataset
 from torch import Tensor
 
 from ..core.documents import NO_DOCUMENT
 from .documents import Documents
-
-
-class Text(FairseqDataset):
-    """A split as one text.
-
-    Args:
-        sentences: an indexed dataset as ``fairseq-preprocess`` makes it, a line per item.
-        name: the split's name.
-    """
-
-    def __init__(self, sentences: Any, name: str) -> None:
-        self.sentences, self.name = sentences, name
-        self.ends = np.cumsum(np.asarray(sentences.sizes, dtype=np.int64))  # [lines]
-
-    @property
-    def total(self) -> int:
-        """Tokens in the split."""
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.sentences[index]
-
-    def num_tokens(self, index: int) -> int:
-        return int(self.sentences.sizes[index])
-
-    size = num_tokens
-
-    def span(self, start: int, end: int) -> Tensor:
-        """Tokens ``start`` to ``end`` - 1 of the text, [end - start] int64."""
-        if start >= end:
-            return torch.empty(0, dtype=torch.long)
-        first, last = np.searchsorted(self.ends, [start, end - 1], side="right")
-        before = int(self.ends[first - 1]) if first > 0 else 0
-        lines = [self.sentences[line] for line in range(first, last + 1)]
-        return torch.cat(lines)[start - before : end - before].long()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a text of ``total`` tokens is laid out in rows and segments.
-
-    Attributes:
-        total: tokens in the text.
-        rows: rows over all ranks; each holds ceil(total / rows) tokens, the last ones what is left.
-        boundaries: where segments end, in tokens from a row's beginning, 0 first.
-        context: tokens before a segment that it reads once more, without scoring them (``--context-window``).
-        warmup: tokens before a row's own that it reads first, without scoring them.
-        offset: rotation of the text (``--random-offset``).
-    """
-
-    total: int
-    rows: int
-    boundaries: Sequence[int]
-    context: int = 0
-    warmup: int = 0
-    offset: int = 0
-
-    @staticmethod
-    def even(total: int, rows: int, tokens: int, context: int = 0, warmup: int = 0, offset: int = 0) -> "Layout":
-        """Segments of ``tokens`` new tokens each; a warm-up ends with a segment, so that the memory is full then."""
-        longest = Layout(total, rows, (0,), context, warmup, offset).longest
-        first = warmup % tokens if rows > 1 else 0
-        boundaries = (0, *range(first or tokens, longest + tokens, tokens))
-        return Layout(total, rows, boundaries, context, warmup, offset)
-
-    @property
-    def row_length(self) -> int:
-        """Tokens that a full row scores."""
-        return -(-self.total // self.rows)
-
-    def scored(self, row: int) -> "tuple[int, int]":
-        """First token that ``row`` scores, and one past the last."""
-        return min(row * self.row_length, self.total), min((row + 1) * self.row_length, self.total)
-
-    @property
-    def filled(self) -> int:
-        """Rows that hold text: the first ones."""
-        return -(-self.total // self.row_length)
-
-    def begin(self, row: int) -> int:
-        """First token that ``row`` reads; a row that scores nothing reads nothing."""
-        first, end = self.scored(row)
-        return max(0, first - self.warmup) if first < end else first
-
-    @property
-    def longest(self) -> int:
-        """Tokens that the longest row reads, warm-up included."""
-        # Full rows read the more the later they begin; behind them comes at most one short row.
-        full = self.total // self.row_length
-        rows = (full - 1, min(full, self.rows - 1))
-        return max(self.scored(row)[1] - self.begin(row) for row in rows)
-
-    @property
-    def segments(self) -> int:
-        """Segments in a row."""
-        return len(self.boundaries) - 1
-
-    def start(self, segment: int) -> int:
-        """First token that ``segment`` reads, context included, from its row's beginning."""
-        return max(0, self.boundaries[segment] - self.context)
-
-    def again(self, segment: int) -> int:
-        """Tokens that ``segment`` reads as context: they were read before."""
-        return self.boundaries[segment] - self.start(segment)
-
-    def columns(self, segment: int) -> int:
-        """Tokens that ``segment`` reads: as many on every rank, rows that ended are padded."""
-        return min(self.boundaries[segment + 1], self.longest) - self.start(segment)
-
-    def tokens_to_memory(self, segment: int) -> int:
-        """Tokens of ``segment`` that enter the memory: those that do not come again as context."""
-        if segment + 1 == self.segments:
-            return self.columns(segment)
-        return self.start(segment + 1) - self.start(segment)
+from .layout import Layout
 
 
 class Segments(FairseqDataset):
@@ -258,15 +161,3 @@ def collate(samples: List[Dict[str, Any]], layout: Layout, pad: int, name: str) 
         "again": layout.again(segment),
         "stream": name,
     }
-
-
-def rotation(total: int, seed: int, epoch: int) -> int:
-    """The offset of an epoch, drawn from ``seed``: the same on every rank."""
-    return int(np.random.default_rng([seed, epoch]).integers(total))
-
-
-def rows_for(batch_size: Optional[int], max_tokens: Optional[int], tokens: int) -> int:
-    """Rows per rank: the batch size, or as many segments as ``max_tokens`` allows."""
-    if batch_size is not None:
-        return batch_size
-    return 1 if max_tokens is None else max(1, max_tokens // tokens)

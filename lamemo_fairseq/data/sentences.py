@@ -10,7 +10,9 @@ import numpy as np
 from fairseq.data import FairseqDataset
 from torch import Tensor
 
-from .layout import Layout, Segments, Text, collate
+from .layout import Layout
+from .segments import Segments, collate
+from .text import Text
 
 
 class Line(NamedTuple):

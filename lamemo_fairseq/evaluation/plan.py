@@ -9,10 +9,12 @@ from ..core.documents import Separator
 from ..core.errors import UsageError
 from ..data.checks import find_documents, warn_of_short_streams
 from ..data.iterator import OrderedBatches
-from ..data.layout import Layout, Segments, Text
+from ..data.layout import Layout
 from ..data.memory_store import MemoryStore, attach
+from ..data.segments import Segments
 from ..data.sentences import Sentences
 from ..data.spelling import Spelling
+from ..data.text import Text
 from .scoring import LossAccumulator, ScoredBatches
 
 

@@ -11,7 +11,7 @@ from fairseq.data import Dictionary
 from torch import Tensor
 
 from ..core.memory import MemoryState
-from ..data.layout import Text
+from ..data.text import Text
 from .search import PromptedGenerator
 from .session import Prompts
 

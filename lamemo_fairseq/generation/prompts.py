@@ -12,7 +12,7 @@ from fairseq.data import FairseqDataset, data_utils, iterators
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..data.layout import Text
+from ..data.text import Text
 from .history import History
 
 logger = logging.getLogger(__name__)

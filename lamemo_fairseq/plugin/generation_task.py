@@ -7,7 +7,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..data.layout import Text
+from ..data.text import Text
 from ..generation.flags import check_generation
 from ..generation.history import History, continue_prompts
 from ..generation.interactive import TypedLines

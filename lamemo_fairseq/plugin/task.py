@@ -16,9 +16,11 @@ from ..core.documents import Separator
 from ..core.errors import UsageError
 from ..data.checks import find_documents, warn_of_short_streams
 from ..data.dictionary import TextDictionary, check_same, identify
-from ..data.layout import Layout, Segments, Text, rotation, rows_for
+from ..data.layout import Layout, rotation, rows_for
 from ..data.memory_store import MemoryStore, attach
+from ..data.segments import Segments
 from ..data.spelling import Spelling
+from ..data.text import Text
 from ..data.varied_layout import varied
 from ..evaluation.eval_lm_report import conclude
 from ..evaluation.plan import EvaluationPlan

@@ -13,7 +13,7 @@ from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
 from ..core.errors import UsageError
-from ..data.layout import Text
+from ..data.text import Text
 from .distributed import all_gather_object
 
 #: groups of flags that must agree; elsewhere ranks may differ (a log file, a device)

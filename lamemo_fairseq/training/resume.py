@@ -17,8 +17,9 @@ from fairseq.optim import AMPOptimizer
 
 from ..core.memory import MemoryState
 from ..data.iterator import OrderedBatches
-from ..data.layout import Layout, Segments
+from ..data.layout import Layout
 from ..data.memory_store import CommittedState, MemoryStore, attach
+from ..data.segments import Segments
 from .distributed import gather_memory_to_rank0, rank
 from .train_step import TrainingMemory
 

@@ -21,8 +21,9 @@ from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.core.memory import MemoryState
 from lamemo_fairseq.data import documents
 from lamemo_fairseq.data.documents import Documents
-from lamemo_fairseq.data.layout import Layout, Segments
+from lamemo_fairseq.data.layout import Layout
 from lamemo_fairseq.data.memory_store import MemoryStore
+from lamemo_fairseq.data.segments import Segments
 from lamemo_fairseq.evaluation.plan import EvaluationPlan
 from lamemo_fairseq.generation.history import group_by_shape, stack
 from lamemo_fairseq.plugin.config import MemoryLanguageModelingConfig

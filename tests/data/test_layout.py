@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamemo_fairseq.data.layout import Layout, Segments, Text
+from lamemo_fairseq.data.layout import Layout
+from lamemo_fairseq.data.segments import Segments
 from lamemo_fairseq.data.sentences import Sentences
+from lamemo_fairseq.data.text import Text
 
 PAD, EOS, FIRST = 1, 2, 100
 

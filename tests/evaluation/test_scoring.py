@@ -14,7 +14,7 @@ from reference_weights import random_weights
 from scoring_helpers import ignore, losses, random_text, reference_losses, text_of
 
 from lamemo_fairseq.core.probe import BINS, Probe
-from lamemo_fairseq.data.layout import Segments
+from lamemo_fairseq.data.segments import Segments
 from lamemo_fairseq.evaluation.plan import EvaluationPlan
 from lamemo_fairseq.evaluation.scoring import score_batches
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from fairseq.data import Dictionary
 from scoring_helpers import ignore, text_of
 
-from lamemo_fairseq.data.layout import Text
 from lamemo_fairseq.data.memory_store import MemoryStore
+from lamemo_fairseq.data.text import Text
 from lamemo_fairseq.evaluation.plan import EvaluationPlan
 from lamemo_fairseq.evaluation.scoring import score_batches
 from lamemo_fairseq.plugin.config import LaMemoConfig

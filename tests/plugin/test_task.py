@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 
 import lamemo_fairseq
 from lamemo_fairseq.core.memory import MemoryState
-from lamemo_fairseq.data.layout import Layout, Segments, Text, rotation
+from lamemo_fairseq.data.layout import Layout, rotation
 from lamemo_fairseq.data.memory_store import MemoryStore
+from lamemo_fairseq.data.segments import Segments
+from lamemo_fairseq.data.text import Text
 from lamemo_fairseq.plugin.task import MemoryLanguageModelingTask
 from lamemo_fairseq.training.train_step import TrainingMemory
 

@@ -10,7 +10,8 @@ import torch
 from commands import ROOT, load, preprocess, train
 from test_precision import small_training
 
-from lamemo_fairseq.data.layout import Layout, Segments
+from lamemo_fairseq.data.layout import Layout
+from lamemo_fairseq.data.segments import Segments
 from lamemo_fairseq.data.varied_layout import varied
 from lamemo_fairseq.plugin.config import LaMemoConfig
 from lamemo_fairseq.plugin.presets import PRESETS
