@@ -1,22 +1,24 @@
 """What ``benchmark.py eval`` times: segments that are scored, and training steps on the same shapes."""
 
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List
 
 import torch
 from torch import Tensor, nn
 
-from lamemo_fairseq.data.memory_store import MemoryStore
-from lamemo_fairseq.data.text import Text
-from lamemo_fairseq.evaluation.plan import EvaluationPlan
-from lamemo_fairseq.evaluation.scoring import score_batches
-from lamemo_fairseq.plugin.decoder import LaMemoDecoder
-from lamemo_fairseq.plugin.model import LaMemoLanguageModel
+from ..data.memory_store import MemoryStore
+from ..data.text import Text
+from ..evaluation.plan import EvaluationPlan
+from ..evaluation.scoring import score_batches
+from ..plugin.decoder import LaMemoDecoder
+from ..plugin.model import LaMemoLanguageModel
 
 Clock = Callable[[], float]
 
 
-class Lines(NamedTuple):
+@dataclass(frozen=True)
+class Lines:
     """A text of one line, as fairseq's datasets look."""
 
     tokens: Tensor
@@ -44,7 +46,8 @@ class Subject:
 
     def __init__(self, decoder: LaMemoDecoder, segment: int, device: str, clock: Clock = time.perf_counter) -> None:
         self.model, self.segment, self.device, self.clock = LaMemoLanguageModel(decoder), segment, device, clock
-        self.symbols = len(decoder.dictionary)
+        dictionary: Any = decoder.dictionary  # to a type checker, whatever a module may hold
+        self.symbols = len(dictionary)
         # As many segments fill the memory, so that it does not grow any more.
         self.filling = -(-decoder.memory.mem_len // segment) + 1
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)

@@ -1,0 +1,79 @@
+"""Tokens decoded one by one, against refreshing the memory at every token."""
+
+import argparse
+from typing import Dict, List
+
+import torch
+
+from ..core.decoding import DecodingSegment
+from ..plugin.decoder import LaMemoDecoder
+from .models import DECODING, SEGMENT, STREAMS, WORDS, clock, lower_quartile, model, peak_megabytes, sizes
+from .table import Table
+
+
+def filled(decoder: LaMemoDecoder, memory: int, device: str) -> DecodingSegment:
+    """A text whose memory is full, and whose segment is too: the next token refreshes."""
+    tokens = torch.randint(4, WORDS, (STREAMS, memory + SEGMENT), device=device)
+    opened = decoder.open(STREAMS)
+    if decoder.segment_length < SEGMENT:  # as full, without a refresh for every token
+        longer, decoder.segment_length = decoder.segment_length, SEGMENT
+        opened = filled(decoder, memory, device)
+        opened.close(decoder.memory)
+        decoder.segment_length = longer
+        return decoder.open(STREAMS, opened.state)
+    for _ in decoder.decode_tokens(tokens, opened):
+        pass
+    return opened
+
+
+@torch.no_grad()
+def time_decoding(memory: int, options: argparse.Namespace) -> Dict[str, float]:
+    """Seconds per token: ``refresh``, the first of a segment; ``alone``, each other; ``token``, a segment's mean;
+    ``each``, with a refresh for every token; ``prefill``, of a prompt that is read in whole segments."""
+    device = options.device
+    decoder = model(WORDS, SEGMENT, device, mem_len=memory, **DECODING)
+    every = model(WORDS, 1, device, mem_len=memory, **DECODING)
+    opened, prefilled, refreshing = (filled(one, memory, device) for one in (decoder, decoder, every))
+    times: Dict[str, List[float]] = {"refresh": [], "alone": [], "each": [], "prefill": []}
+
+    def measure(name: str, one: LaMemoDecoder, text: DecodingSegment, tokens: int) -> None:
+        column = torch.randint(4, WORDS, (STREAMS, tokens), device=device)
+        start = clock(device)
+        for features in one.decode_tokens(column, text):
+            one.output_layer(features)
+        times[name].append((clock(device) - start) / tokens)
+
+    for _ in range(options.repeats):
+        measure("refresh", decoder, opened, 1)
+        for _ in range(SEGMENT - 1):
+            measure("alone", decoder, opened, 1)
+        for _ in range(3):
+            measure("each", every, refreshing, 1)
+        measure("prefill", decoder, prefilled, SEGMENT)
+    found = {name: lower_quartile(values) for name, values in times.items()}
+    return {**found, "token": (found["refresh"] + found["alone"] * (SEGMENT - 1)) / SEGMENT}
+
+
+def decode(options: argparse.Namespace) -> Table:
+    """Incremental decoding against refreshing the memory at every token."""
+    rows, smallest, ratios = [], None, {}
+    for memory in (128, 512, 1024):
+        best = time_decoding(memory, options)
+        smallest = best["token"] if smallest is None else smallest
+        ratios[f"decode_recompute_over_incremental_mem{memory}"] = best["each"] / best["token"]
+        rows.append(
+            (
+                str(memory),
+                f"{best['token'] * 1e3:.2f}",
+                f"{best['alone'] * 1e3:.2f}",
+                f"{best['refresh'] * 1e3:.0f}",
+                f"{best['each'] * 1e3:.0f}",
+                f"{best['each'] / best['token']:.1f}",
+                f"{best['token'] / smallest:.2f}",
+                f"{STREAMS / best['prefill']:.0f}",
+                f"{best['token'] / best['prefill']:.1f}",
+                f"{peak_megabytes(options.device):.0f}",
+            )
+        )
+    head = "memory|ms/token|without refresh|refresh ms|each token ms|ratio|growth|prefill tok/s|prefill ratio|peak MB"
+    return Table(f"decode: {sizes(options)}", head.split("|"), rows, ratios)
