@@ -1,7 +1,6 @@
-"""``python -m lamemo_fairseq.evaluate``: the grid of evaluations."""
+"""``python -m lamemo_fairseq.evaluate``, as it was called before there was ``lamemo evaluate``."""
 
-from .evaluation.grid import main, prepare_process
+from .cli.main import old_spelling
 
 if __name__ == "__main__":
-    prepare_process()
-    main()
+    old_spelling("python -m lamemo_fairseq.evaluate", ["evaluate"])

@@ -17,6 +17,7 @@ from ..core.errors import UsageError
 COMMANDS: Dict[str, str] = {
     "prepare": "prepare",
     "generate": "generate",
+    "evaluate": "evaluate",
     "study": "study",
     "report": "report",
     "import": "import_checkpoint",

@@ -191,7 +191,7 @@ class Run:
         # Fairseq counts the time of the interrupted run as well.
         limit = [] if seconds == float("inf") else ["--stop-time-hours", f"{(self.spent() + seconds) / 3600:.6f}"]
         log = self.execute(
-            *("fairseq_cli.train", self.data, "--user-dir", ROOT / "lamemo_fairseq"),
+            *("train.log", "fairseq_cli.train", self.data, "--user-dir", ROOT / "lamemo_fairseq"),
             *("--task", "memory_language_modeling", "--arch", setting.preset, "--save-dir", self.folder),
             *("--criterion", "memory_cross_entropy", "--tokens-per-sample", setting.tokens),
             *("--batch-size", setting.batch, "--seed", self.seed, "--random-offset", "--optimizer", "adam"),
@@ -236,10 +236,10 @@ class Run:
         return load_checkpoint_to_cpu(str(path))["extra_state"]["previous_training_time"] if path.exists() else 0.0
 
     def score(self, split: str, *arguments: Any, into: str = "scores") -> list[dict[str, Any]]:
-        """What ``lamemo_fairseq.evaluation.grid`` finds of the best checkpoint; it keeps what it has found before."""
+        """What ``lamemo evaluate`` finds of the best checkpoint; it keeps what it has found before."""
         folder = self.folder / f"{into}-{split}"
         self.execute(
-            *("lamemo_fairseq.evaluation.grid", self.data, "--path", self.folder / "checkpoint_best.pt"),
+            *("evaluate.log", "lamemo_fairseq", "evaluate", self.data, "--path", self.folder / "checkpoint_best.pt"),
             *("--results-path", folder, "--gen-subset", split, "--batch-size", 4 * self.setting.batch),
             *("--tokens-per-sample", self.setting.tokens, *arguments),
         )
@@ -262,10 +262,9 @@ class Run:
         found = self.score("valid", *arguments, into="looks")
         path.write_text(json.dumps([result for result in found if result["asked_mem_len"] in lengths]))
 
-    def execute(self, module: str, *arguments: Any) -> str:
-        """Runs a module; its output, for training also that of earlier runs, in the folder's log."""
-        name = module.rpartition(".")[2]
-        path = self.folder / f"{name}.log"
+    def execute(self, log_name: str, module: str, *arguments: Any) -> str:
+        """Runs a module; its output, for training also that of earlier runs, in this log of the folder."""
+        path = self.folder / log_name
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         if self.jobs > 1:
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))

@@ -59,10 +59,20 @@ def test_errors_are_one_line(
     assert capsys.readouterr().err == line
 
 
-def test_the_import_that_was_a_script() -> None:
-    words: List[str] = [sys.executable, str(ROOT / "scripts" / "import_checkpoint.py")]
-    done = subprocess.run([*words, "--checkpoint", "/none", "--save-dir", "/none"], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "old, new, missing",
+    [
+        (["scripts/import_checkpoint.py"], "lamemo import", ["--checkpoint", "/none", "--save-dir", "/none"]),
+        (
+            ["-m", "lamemo_fairseq.evaluate"],
+            "lamemo evaluate",
+            ["/data", "--path", "/none", "--results-path", "/results", "--cpu"],
+        ),
+    ],
+)
+def test_what_was_called_otherwise_says_what_is_new(old: List[str], new: str, missing: List[str]) -> None:
+    done = subprocess.run([sys.executable, *old, *missing], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    new, problem = done.stderr.splitlines()
-    assert new == "scripts/import_checkpoint.py is now: lamemo import"
-    assert problem.startswith("lamemo import: ") and "/none" in problem
+    told, problem = done.stderr.splitlines()
+    assert told == f"{'python ' if old[0] == '-m' else ''}{' '.join(old)} is now: {new}"
+    assert problem.startswith(f"{new}: ") and "/none" in problem

@@ -1,5 +1,6 @@
 """The grid of evaluations: in one run, stopped and started again, and the page that shows it."""
 
+import argparse
 import csv
 import json
 import os
@@ -17,8 +18,15 @@ from commands import Command
 from conftest import ROOT, TINY, USER_DIR
 from test_eval_lm import eval_lm, report
 
+from lamemo_fairseq.cli import evaluate
 from lamemo_fairseq.core.errors import UsageError
-from lamemo_fairseq.evaluation.grid import main
+
+
+def main(arguments: List[str]) -> None:
+    """``lamemo evaluate`` in this process, whose logging stays as it is."""
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    evaluate.evaluate(parser.parse_args(arguments))
 
 
 def results(folder: Path) -> List[Dict[str, Any]]:
@@ -99,7 +107,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(corpus: Path, checkpoint: Pa
     folder = tmp_path / "results"
     arguments = flags(corpus, [checkpoint], folder, "--mem-len", *range(1, 40))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "lamemo_fairseq.evaluation.grid", *arguments]
+    words = [sys.executable, "-m", "lamemo_fairseq", "evaluate", *arguments]
     with open(tmp_path / "log", "w") as log:
         running = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
         end = time.monotonic() + 120
@@ -157,8 +165,8 @@ def test_the_commands_of_the_example_run(corpus: Path, checkpoint: Path, recurre
         if program == "fairseq-eval-lm":
             running.append(Command("eval_lm", [*given, "--cpu"], tmp_path / f"log{number}"))
         else:
-            assert [program, *words[:2]] == ["python", "-m", "lamemo_fairseq.evaluate"]
-            main([*given[2:], "--cpu"])
+            assert [program, *words[:1]] == ["lamemo", "evaluate"]
+            main([*given[1:], "--cpu"])
     for command in running:
         report(command.succeed())
     assert (tmp_path / "evaluation" / "attention.png").exists()

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import run
+from test_grid import main
 
 from lamemo_fairseq.core.errors import UsageError
-from lamemo_fairseq.evaluation.grid import main
 
 
 @pytest.fixture(scope="module")
