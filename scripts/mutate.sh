@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Breaks the package line by line and tells which breaks no test sees (mutmut; configured in pyproject.toml).
+# Breaks the package in one place at a time and tells which breaks no test sees: see scripts/mutate.py.
 #
-#   bash scripts/mutate.sh                                   all that is configured: hours on two cores
-#   bash scripts/mutate.sh 'lamemo_fairseq.core.softmax*'    the functions of one file
+#   bash scripts/mutate.sh                                  every file of its table: an hour or more on one core
+#   bash scripts/mutate.sh core/softmax.py data/layout.py   some of them
+#   bash scripts/mutate.sh --show                           what was found before
 #
-# It goes on where it was stopped. Afterwards: .venv/bin/mutmut results, .venv/bin/mutmut show NAME.
+# It goes on where it was stopped. What was found last, and why what survives does: tests/mutation.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 .venv/bin/python -m pip install --quiet "mutmut==3.8.1"
 export OMP_NUM_THREADS=1 MPLBACKEND=Agg
-.venv/bin/mutmut run --max-children 2 "$@"
-.venv/bin/mutmut results
+exec .venv/bin/python scripts/mutate.py "$@"

@@ -39,6 +39,12 @@ def damaged(source: Path, folder: Path, content: bytes) -> Path:
     return folder / "checkpoint_last.pt"
 
 
+def drawn_from(seed: str) -> random.Random:
+    """A random generator whose seed is shown where the test fails."""
+    print(f"seed {seed!r}")
+    return random.Random(seed)
+
+
 def equal(one, other) -> bool:
     """Whether two checkpoints hold the same."""
     if isinstance(one, torch.Tensor):
@@ -51,8 +57,9 @@ def equal(one, other) -> bool:
 
 
 def test_cut_short_anywhere(run, tmp_path):
-    whole = (run / "checkpoint_last.pt").read_bytes()
-    for length in [0, 1, len(whole) - 1, *random.sample(range(len(whole)), 50)]:
+    whole, draw = (run / "checkpoint_last.pt").read_bytes(), drawn_from("cut short")
+    for length in [0, 1, len(whole) - 1, *draw.sample(range(len(whole)), 50)]:
+        print(f"cut to {length} of {len(whole)} bytes")
         path = damaged(run, tmp_path / "cut", whole[:length])
         with pytest.raises(UsageError) as error:
             files.check(str(path))
@@ -63,11 +70,12 @@ def test_cut_short_anywhere(run, tmp_path):
 
 def test_flipped_anywhere(run, tmp_path):
     """What passes the check is loaded as it was written: some bytes of the format mean nothing."""
-    whole = (run / "checkpoint_last.pt").read_bytes()
+    whole, draw = (run / "checkpoint_last.pt").read_bytes(), drawn_from("flipped")
     content, refused = load(run / "checkpoint_last.pt"), 0
-    for place in random.sample(range(len(whole)), 150):
-        flipped = bytearray(whole)
-        flipped[place] ^= random.randrange(1, 256)
+    for place in draw.sample(range(len(whole)), 150):
+        flipped, bits = bytearray(whole), draw.randrange(1, 256)
+        print(f"byte {place} of {len(whole)} with the bits {bits:08b} flipped")
+        flipped[place] ^= bits
         path = damaged(run, tmp_path / "flipped", bytes(flipped))
         if files.is_whole(str(path)):
             assert equal(load(path), content), place
