@@ -35,7 +35,7 @@ def time_presets(options: argparse.Namespace) -> Table:
 
 def count_paper(options: argparse.Namespace) -> Table:
     """The paper's sizes on a GPU, counted without one."""
-    rows = [paper.row(paper.count(preset, kind)) for preset in paper.SETTINGS for kind in KINDS]
+    rows = [paper.row(paper.count(preset, kind)) for preset in paper.COUNTED for kind in KINDS]
     title = (
         "paper: counted on fake CUDA tensors, not measured: a step (forward, loss, backward) behind a full memory and "
         f"a token within a segment, bfloat16; rates {paper.FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s and "

@@ -24,12 +24,14 @@ import torch
 from lamemo_fairseq import LaMemoLanguageModel
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.prepare import shakespeare
-from lamemo_fairseq.plugin.recipes import RECIPES, Recipe, command_line
+from lamemo_fairseq.plugin.presets import PRESETS, Training
+from lamemo_fairseq.plugin.recipes import command_line
 
 # Importing fairseq turns every library's debugging messages on.
 logging.getLogger("matplotlib").setLevel(logging.WARNING)
 ROOT = Path(__file__).resolve().parent.parent
-# Name, title, what differs from the recipe.
+PRESET = PRESETS["lamemo_lm_small"]
+# Name, title, what differs from the preset.
 MODELS = (
     ("lamemo", "LaMemo", []),
     ("transformer-xl", "Transformer-XL", ["--memory-type", "recurrence"]),
@@ -57,29 +59,29 @@ def run(command: List[str], log: Path, on_line: Any) -> None:
         sys.exit(f"quickstart: {' '.join(command)} failed ({''.join(tail)}); all of it is in {log}")
 
 
-def train(name: str, title: str, flags: List[str], recipe: Recipe, folder: Path, data: Path) -> float:
+def train(name: str, title: str, flags: List[str], training: Training, folder: Path, data: Path) -> float:
     """Trains one model unless it is trained; returns the seconds that this took, restarts included."""
     folder.mkdir(parents=True, exist_ok=True)
     marker, log = folder / "trained.json", folder / "train.jsonl"
-    asked = {"recipe": dataclasses.asdict(recipe), "flags": flags, "data": str(data)}
+    asked = {"preset": {"arch": PRESET.arch, **dataclasses.asdict(training)}, "flags": flags, "data": str(data)}
     if marker.exists():
         done = json.loads(marker.read_text())
         if done["asked"] != asked:
             sys.exit(f"quickstart: {folder} holds a model trained otherwise: name another --dest")
         print(f"{title} is trained already ({folder})")
         return float(done["seconds"])
-    print(f"training {title}: {recipe.max_update} updates", flush=True)
+    print(f"training {title}: {training.max_update} updates", flush=True)
     command = [fairseq("train"), str(data), "--user-dir", str(ROOT / "lamemo_fairseq")]
-    command += command_line(recipe) + flags
+    command += command_line(PRESET) + ["--max-update", str(training.max_update), *flags]
     # The whole valid split is scored once, at the end: validation in between would cost more than training.
     command += ["--save-dir", str(folder), "--disable-validation", "--save-interval-updates", "200"]
     command += ["--keep-interval-updates", "1", "--log-format", "json", "--log-interval"]
-    command += [str(min(20, recipe.max_update))]
+    command += [str(min(20, training.max_update))]
 
     def show(line: str) -> None:
         point = point_of(line)
         if point is not None:
-            shown = f"  update {int(point['update']):5d} of {recipe.max_update}"
+            shown = f"  update {int(point['update']):5d} of {training.max_update}"
             print(f"{shown}   train {point['bpc']:.3f} bpc   {point['wps']:,.0f} characters/s", flush=True)
 
     run(command, log, show)
@@ -113,15 +115,15 @@ def curve_of(log: Path) -> List[Dict[str, float]]:
     return curve
 
 
-def score(title: str, split: str, recipe: Recipe, folder: Path, data: Path) -> float:
+def score(title: str, split: str, training: Training, folder: Path, data: Path) -> float:
     """Bits per character of a split, by fairseq-eval-lm, unless it is known."""
     result = folder / f"{split}.json"
     if not result.exists():
         print(f"scoring {title} on {split}", flush=True)
         command = [fairseq("eval-lm"), str(data), "--user-dir", str(ROOT / "lamemo_fairseq")]
         command += ["--task", "memory_language_modeling", "--path", str(folder / "checkpoint_last.pt")]
-        command += ["--gen-subset", split, "--tokens-per-sample", str(recipe.tokens_per_sample)]
-        command += ["--batch-size", str(recipe.batch_size), "--no-progress-bar"]
+        command += ["--gen-subset", split, "--tokens-per-sample", str(training.tokens_per_sample)]
+        command += ["--batch-size", str(training.batch_size), "--no-progress-bar"]
         lines: List[str] = []
         run(command, folder / f"{split}.log", lines.append)
         (found,) = (line for line in lines if "Loss (base 2)" in line)
@@ -136,13 +138,13 @@ def parameters(folder: Path) -> int:
     return sum(tensor.numel() for tensor in state["model"].values())
 
 
-def table(rows: List[Dict[str, Any]], recipe: Recipe, source: str) -> str:
+def table(rows: List[Dict[str, Any]], training: Training, source: str) -> str:
     """What is printed at the end."""
     head = f"{'model':16}{'parameters':>12}{'updates':>9}{'seconds':>9}{'valid bpc':>11}{'test bpc':>10}"
-    lines = [f"{source}, as characters; {recipe.max_update} updates, one seed", head]
+    lines = [f"{source}, as characters; {training.max_update} updates, one seed", head]
     for row in rows:
         lines.append(
-            f"{row['title']:16}{row['parameters']:12,d}{recipe.max_update:9d}{row['seconds']:9.0f}"
+            f"{row['title']:16}{row['parameters']:12,d}{training.max_update:9d}{row['seconds']:9.0f}"
             f"{row['valid']:11.3f}{row['test']:10.3f}"
         )
     ours, theirs = rows[0]["test"], rows[1]["test"]
@@ -180,13 +182,13 @@ def draw(rows: List[Dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    recipe = RECIPES["lamemo_small"]
+    training = PRESET.training
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dest", type=Path, default=ROOT / "runs" / "quickstart", help="folder for everything")
-    parser.add_argument("--max-update", type=int, default=recipe.max_update, help="updates of each model")
+    parser.add_argument("--max-update", type=int, default=training.max_update, help="updates of each model")
     parser.add_argument("--offline", action="store_true", help="take Python's documentation topics as text")
     arguments = parser.parse_args()
-    recipe = dataclasses.replace(recipe, max_update=arguments.max_update)
+    training = dataclasses.replace(training, max_update=arguments.max_update)
     dest = arguments.dest.resolve()
     try:
         manifest = shakespeare.prepare(dest / "corpus", arguments.offline)
@@ -196,11 +198,11 @@ def main() -> None:
     rows = []
     for name, title, flags in MODELS:
         folder = dest / name
-        seconds = train(name, title, flags, recipe, folder, data)
-        scores = {split: score(title, split, recipe, folder, data) for split in SCORED}
+        seconds = train(name, title, flags, training, folder, data)
+        scores = {split: score(title, split, training, folder, data) for split in SCORED}
         row = {"title": title, "seconds": seconds, "parameters": parameters(folder), **scores}
         rows.append({**row, "curve": curve_of(folder / "train.jsonl")})
-    text = table(rows, recipe, manifest["source"])
+    text = table(rows, training, manifest["source"])
     (dest / "table.txt").write_text(text + "\n", encoding="utf-8")
     draw(rows, dest / "curves.png")
     print(f"\n{text}\ncurves: {dest / 'curves.png'}")

@@ -21,7 +21,7 @@ from ..core.memory import KINDS
 from ..data.memory_store import MemoryStore
 from ..plugin.config import LaMemoConfig
 from ..plugin.decoder import LaMemoDecoder
-from ..plugin.presets import PRESETS
+from ..plugin.presets import PRESETS, SIZES
 from .count import GIB, Counting, size
 from .fake_cuda import environment, fake_cuda, made_on_cuda
 
@@ -31,7 +31,7 @@ FLOPS_PER_SECOND, BYTES_PER_SECOND = 700e12, 3.0e12
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes of one of the paper's runs: B ``streams``, N ``tokens``, V ``words``, full softmax."""
+    """Sizes of a preset's run: B ``streams``, N ``tokens``, V ``words``, full softmax."""
 
     streams: int
     tokens: int
@@ -39,9 +39,11 @@ class Setting:
 
 
 SETTINGS: Dict[str, Setting] = {
-    "lamemo_lm_enwik8_base": Setting(streams=20, tokens=512, words=204),
-    "lamemo_lm_wt103_base": Setting(streams=32, tokens=150, words=267735),
+    name: Setting(preset.training.batch_size, preset.training.tokens_per_sample, SIZES[preset.size].vocabulary)
+    for name, preset in PRESETS.items()
 }
+#: the paper's sizes, which the table is about; text8's is that of enwik8 but for its symbols
+COUNTED = ("lamemo_lm_enwik8_base", "lamemo_lm_wt103_base")
 
 
 class Symbols(Dictionary):
@@ -58,7 +60,7 @@ class Symbols(Dictionary):
 def decoder_of(preset: str, kind: str, dtype: str, **flags: Any) -> LaMemoDecoder:
     """A model of a preset's size on fake CUDA."""
     setting = SETTINGS[preset]
-    cfg = LaMemoConfig(**{**PRESETS[preset], "memory_type": kind, **flags})
+    cfg = LaMemoConfig(**{**PRESETS[preset].model, "memory_type": kind, **flags})
     cfg.check()
     with made_on_cuda(getattr(torch, dtype)):
         return LaMemoDecoder(cfg, Symbols(setting.words), setting.tokens)

@@ -114,5 +114,5 @@ def architecture(preset: Dict[str, Any]) -> Callable[[Namespace], None]:
     return fill
 
 
-for preset_name, preset_values in PRESETS.items():
-    register_model_architecture("lamemo_lm", preset_name)(architecture(preset_values))
+for preset_name, preset in PRESETS.items():
+    register_model_architecture("lamemo_lm", preset_name)(architecture(preset.model))

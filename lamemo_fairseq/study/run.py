@@ -168,7 +168,7 @@ class Run:
 
     def model(self, kind: str) -> LaMemoConfig:
         """The preset with memory ``kind`` and what is varied; position encodings are for this run's kind alone."""
-        fields: dict[str, Any] = dict(PRESETS[self.setting.preset])
+        fields: dict[str, Any] = dict(PRESETS[self.setting.preset].model)
         flags = KINDS[kind](self.memory) + self.extra
         if kind != self.kind and "--position-encoding" in flags:
             at = flags.index("--position-encoding")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Dict
 
 import pytest
 import torch
@@ -17,22 +18,40 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
+from lamemo_fairseq.benchmark.paper import Symbols
 from lamemo_fairseq.core.memory import KINDS
 from lamemo_fairseq.plugin.config import LaMemoConfig, MemoryLanguageModelingConfig
-from lamemo_fairseq.plugin.presets import PRESETS
-from lamemo_fairseq.plugin.recipes import RECIPES, command_line
+from lamemo_fairseq.plugin.decoder import LaMemoDecoder
+from lamemo_fairseq.plugin.presets import PRESETS, SIZES, VARIANTS, Preset
+from lamemo_fairseq.plugin.recipes import command_line
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-@pytest.mark.parametrize("memory_type", sorted(KINDS))
-def test_presets_make_a_model(name: str, memory_type: str) -> None:
-    args = argparse.Namespace(memory_type=memory_type)
+def test_presets_make_a_model(name: str) -> None:
+    """As an architecture; the model is made of it, without weights."""
+    args = argparse.Namespace()
     ARCH_CONFIG_REGISTRY[name](args)
-    cfg = LaMemoConfig(**vars(args))
-    cfg.check()
-    assert cfg.encoding == KINDS[memory_type].encodings[0]
-    for field, value in PRESETS[name].items():
-        assert getattr(cfg, field) == value
+    cfg, preset = LaMemoConfig(**vars(args)), PRESETS[name]
+    assert vars(args) == preset.model
+    with torch.device("meta"):
+        decoder = LaMemoDecoder(cfg, Symbols(SIZES[preset.size].vocabulary), preset.training.tokens_per_sample)
+    assert decoder.memory.name == VARIANTS[preset.variant]["memory_type"] == cfg.memory_type
+
+
+def test_every_kind_and_every_variant_of_the_authors_is_there() -> None:
+    assert {variant["memory_type"] for variant in VARIANTS.values()} == set(KINDS)
+    made = {(LaMemoConfig(**variant).encoding, variant.get("look_ahead")) for variant in VARIANTS.values()}
+    assert {(encoding, None) for encoding in KINDS["lookahead"].encodings} <= made and ("disentangled", "full") in made
+    assert len({tuple(sorted(variant.items())) for variant in VARIANTS.values()}) == len(VARIANTS)
+
+
+@pytest.mark.parametrize("memory_type", sorted(KINDS))
+def test_a_kind_wins_over_a_preset(memory_type: str) -> None:
+    args = argparse.Namespace(memory_type=memory_type)
+    for size in SIZES:
+        ARCH_CONFIG_REGISTRY[f"lamemo_lm_{size}"](args)
+        LaMemoConfig(**vars(args)).check()
+        assert args.memory_type == memory_type
 
 
 def test_a_flag_wins_over_a_preset() -> None:
@@ -42,20 +61,37 @@ def test_a_flag_wins_over_a_preset() -> None:
 
 
 def test_the_authors_sizes() -> None:
-    cfg = LaMemoConfig(**PRESETS["lamemo_lm_wt103_base"])
+    """Those of their run scripts."""
+    cfg = LaMemoConfig(**PRESETS["lamemo_lm_wt103_base"].model)
     assert (cfg.decoder_layers, cfg.decoder_embed_dim, cfg.head_dim, cfg.decoder_ffn_embed_dim) == (16, 410, 41, 2100)
+    for variant in VARIANTS:
+        for size, tokens, batch, updates in (
+            ("wt103_base", 150, 32, 250_000),
+            ("enwik8_base", 512, 20, 50_000),
+            ("text8_base", 512, 20, 50_000),
+        ):
+            preset = PRESETS[f"{variant}_lm_{size}"]
+            training = preset.training
+            assert preset.model["mem_len"] == training.tokens_per_sample == tokens
+            assert (training.batch_size, training.max_update, training.random_offset) == (batch, updates, True)
+            assert (training.lr, training.warmup_updates) == (2.5e-4, 0)
+            assert LaMemoConfig(**preset.model).dropout == 0.1
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
-def test_yaml_is_what_the_table_says(name: str) -> None:
-    assert write_configs.path(name).read_text() == write_configs.render(name)
+def test_yaml_is_what_the_table_says() -> None:
+    files = write_configs.files()
+    for path, text in files.items():
+        assert path.read_text() == text, path
+    assert set((ROOT / "examples").glob("*/config/**/*.yaml")) == set(files)
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+# The table is their product: each size and each variant once will do.
+@pytest.mark.parametrize("name", [*(f"lamemo_lm_{size}" for size in SIZES), *(f"{one}_lm_small" for one in VARIANTS)])
 def test_yaml_and_command_line_mean_the_same(name: str, corpus: Path) -> None:
-    words = [str(corpus), "--user-dir", USER_DIR, *command_line(RECIPES[name])]
+    preset = PRESETS[name]
+    words = [str(corpus), "--user-dir", USER_DIR, *command_line(preset)]
     parsed = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))
-    for group, values in yaml.safe_load(write_configs.render(name)).items():
+    for group, values in composed(preset).items():
         for field, value in values.items():
             if value == "???":  # the user's to say
                 continue
@@ -63,6 +99,15 @@ def test_yaml_and_command_line_mean_the_same(name: str, corpus: Path) -> None:
             if (group, field) == ("model", "_name"):  # YAML spells out what the architecture stands for
                 found = "lamemo_lm" if found in PRESETS else found
             assert found == value, (group, field)
+
+
+def composed(preset: Preset) -> Dict[str, Any]:
+    """The YAML of a size with that of a variant, as hydra puts them together."""
+    folder = ROOT / "examples" / preset.example / "config"
+    size = yaml.safe_load((folder / f"lamemo_{preset.size}.yaml").read_text())
+    variant = (folder / "variant" / f"{preset.variant}.yaml").read_text()
+    assert variant.startswith("# @package model\n")
+    return {**size, "model": {**size["model"], **yaml.safe_load(variant)}}
 
 
 def hydra_train(corpus: Path, folder: Path, *changes: str) -> "subprocess.CompletedProcess[str]":
@@ -77,7 +122,7 @@ def hydra_train(corpus: Path, folder: Path, *changes: str) -> "subprocess.Comple
 def test_hydra_trains_the_same_weights(corpus: Path, tmp_path: Path) -> None:
     done = hydra_train(corpus, tmp_path, "optimization.max_update=3", f"checkpoint.save_dir={tmp_path}/hydra")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    run("train", corpus, *command_line(RECIPES["lamemo_small"]), "--max-update", 3, "--save-dir", tmp_path / "line")
+    run("train", corpus, *command_line(PRESETS["lamemo_lm_small"]), "--max-update", 3, "--save-dir", tmp_path / "line")
     one, other = (
         torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"] for name in ("hydra", "line")
     )
@@ -87,13 +132,14 @@ def test_hydra_trains_the_same_weights(corpus: Path, tmp_path: Path) -> None:
 
 def test_every_field_of_the_plugin_may_be_overridden(corpus: Path, tmp_path: Path) -> None:
     """Plainly, as hydra's own fields: each stands in the YAML of each recipe, or takes another group's value."""
-    for name in RECIPES:
-        written = yaml.safe_load(write_configs.path(name).read_text())
+    for size, what in SIZES.items():
+        name = ROOT / "examples" / what.example / "config" / f"lamemo_{size}.yaml"
+        written = yaml.safe_load(name.read_text())
         for group, config in {"model": LaMemoConfig, "task": MemoryLanguageModelingConfig}.items():
             linked = {field.name for field in dataclasses.fields(config) if str(field.default).startswith("${")}
             assert {field.name for field in dataclasses.fields(config)} == written[group].keys() | linked, name
             assert not written[group].keys() & linked
-    written = yaml.safe_load(write_configs.path("lamemo_small").read_text())
+    written = yaml.safe_load((ROOT / "examples/shakespeare/config/lamemo_small.yaml").read_text())
     changes = [
         f"{group}.{field}=7" for group in ("model", "task", "optimizer", "lr_scheduler") for field in written[group]
     ]
@@ -102,6 +148,18 @@ def test_every_field_of_the_plugin_may_be_overridden(corpus: Path, tmp_path: Pat
     composed = yaml.safe_load(done.stdout)
     for group in ("model", "task", "optimizer", "lr_scheduler"):
         assert set(composed[group].values()) == {7}
+
+
+@pytest.mark.slow  # eight trainings in a process of hydra's own
+def test_multirun_trains_each_variant(corpus: Path, tmp_path: Path) -> None:
+    """Over the presets of a size, and a memory length beside; all with one criterion."""
+    changes = ["+variant=" + ",".join(VARIANTS), f"hydra.sweep.dir={tmp_path}/sweep", "model.mem_len=16"]
+    done = hydra_train(corpus, tmp_path, *changes, "optimization.max_update=2", "--multirun")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    for number, values in enumerate(VARIANTS.values()):
+        path = tmp_path / "sweep" / str(number) / "checkpoints" / "checkpoint_last.pt"
+        model = torch.load(path, weights_only=True)["cfg"]["model"]
+        assert {name: model[name] for name in values} == values and model["mem_len"] == 16
 
 
 @pytest.mark.slow  # two trainings in a process of hydra's own

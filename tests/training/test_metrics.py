@@ -65,7 +65,7 @@ def test_alpha_is_the_mean_over_all_memory(data):
 def test_sizes_in_the_readme():
     """The arithmetic of examples/distributed, against tensors of the preset's shapes."""
     page = (ROOT / "examples" / "distributed" / "README.md").read_text()
-    cfg = LaMemoConfig(**PRESETS["lamemo_lm_wt103_base"])
+    cfg = LaMemoConfig(**PRESETS["lamemo_lm_wt103_base"].model)
     for dtype in (torch.float32, torch.float16):
         like = torch.zeros((), dtype=dtype)
         M, D, L, H, d, w = cfg.mem_len, cfg.decoder_embed_dim, 16, 10, 41, like.element_size()
