@@ -150,10 +150,11 @@ install_packages() {
     must_install --no-deps -r "$VENV/isolated.txt"
     must_install --no-deps --no-build-isolation -r "$VENV/unisolated.txt"
     if [ "$compiler" = no ]; then
-        say "3/4 no C++ compiler: leaving out fastBPE, needed by --bpe fastbpe only (install g++, delete $STAMP, rerun)"
+        say "3/4 no C++ compiler: leaving out fastBPE, which only --bpe fastbpe and lamemo prepare --bpe need" \
+            "(install g++, delete $STAMP, rerun)"
     else
         pip_install --no-deps --no-build-isolation "$(grep '^fastBPE==' "$LOCK")" ||
-            say "3/4 fastBPE could not be built (see $LOG); only --bpe fastbpe needs it"
+            say "3/4 fastBPE could not be built (see $LOG); only --bpe fastbpe and lamemo prepare --bpe need it"
     fi
 }
 

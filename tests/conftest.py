@@ -47,7 +47,7 @@ class Done(NamedTuple):
     stdout: str
 
 
-def run(command: str, *arguments: Any, check: bool = True, input: Optional[str] = None) -> Done:
+def run(command: str, *arguments: Any, check: bool = True, input: Optional[str] = None, **environment: str) -> Done:
     """Runs one of fairseq's commands as a process, e.g. ``run("train", data, ...)``; ``--user-dir`` is added."""
     words = [str(argument) for argument in arguments]
     if command != "preprocess":
@@ -57,7 +57,7 @@ def run(command: str, *arguments: Any, check: bool = True, input: Optional[str] 
         if input is not None:
             stdin = Path(folder) / "input"
             stdin.write_text(input, encoding="utf-8")
-        process = Command(command.replace("-", "_"), words, Path(folder) / "output", stdin=stdin)
+        process = Command(command.replace("-", "_"), words, Path(folder) / "output", stdin=stdin, **environment)
         done = Done(process.wait(300), process.text())
     if check and done.returncode != 0:
         raise AssertionError(f"fairseq-{command} {' '.join(words)}\n{done.stdout[-4000:]}")

@@ -2,13 +2,28 @@
 
 import json
 import os
-from typing import Dict
+from typing import Dict, Optional
 
 from ..core.errors import UsageError
 from .counts import CORPUS_FILE
 
 #: files in a data-bin -> fairseq's encoder, and its option for them
 PIECES = {"codes": ("fastbpe", "bpe_codes"), "spm.model": ("sentencepiece", "sentencepiece_model")}
+
+#: what to do where fastBPE is missing: with pip's usual isolation its build finds no Cython, and fails
+INSTALL_FASTBPE = (
+    "fastBPE is not installed: pip install Cython setuptools, then pip install --no-build-isolation fastBPE (it needs "
+    "a C++ compiler)"
+)
+
+
+def missing_encoder(error: ImportError) -> Optional[str]:
+    """One line for a tokenizer or BPE of fairseq whose package is missing; None: the error is about something else."""
+    if not str(error).startswith("Please install"):
+        return None
+    if "fastBPE" in str(error):
+        return f"--bpe fastbpe cannot be used, {INSTALL_FASTBPE}"
+    return f"a package is missing. {error}"
 
 
 def text_form(data_bin: str) -> Dict[str, str]:

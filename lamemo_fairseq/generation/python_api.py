@@ -17,6 +17,7 @@ from fairseq import hub_utils, search
 from torch import Tensor
 
 from ..core.errors import UsageError
+from ..data.text_form import missing_encoder
 from .prompts import PromptLines
 from .sampling import Sampling, generator_for
 from .search import PromptedGenerator, nothing_left
@@ -45,7 +46,13 @@ class TextInterface(hub_utils.GeneratorHubInterface):
     """
 
     def __init__(self, cfg: Any, task: Any, models: Sequence[Any]) -> None:
-        super().__init__(cfg, task, models)
+        try:
+            super().__init__(cfg, task, models)
+        except ImportError as error:
+            line = missing_encoder(error)
+            if line is None:
+                raise
+            raise UsageError(line) from error
         self.eval()
         self.defaults: Dict[str, Any] = {str(name): cfg.generation[name] for name in cfg.generation}
         self.batch_size = cfg.dataset.batch_size or 1

@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue
 from torch.multiprocessing import ProcessRaisedException
 
 from ..core.errors import UsageError
+from ..data.text_form import missing_encoder
 
 
 def explain(error: BaseException) -> Optional[str]:
@@ -60,8 +61,8 @@ def explain_flags(error: BaseException) -> Optional[str]:
 
 def explain_codes(error: BaseException) -> Optional[str]:
     """One line for a tokenizer or BPE that lacks its package, or its file (fairseq looks for it in the network too)."""
-    if isinstance(error, ImportError) and str(error).startswith("Please install"):
-        return f"a package is missing. {error}"
+    if isinstance(error, ImportError):
+        return missing_encoder(error)
     found = raised_in(error, "cached_path")
     if found is not None and isinstance(error, OSError):
         return f"{found['url_or_filename']} is no file: name the one that the data was made with (--bpe-codes or alike)"

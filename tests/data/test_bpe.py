@@ -1,5 +1,6 @@
 """Byte-pair encoding: merges as a slow learner finds them, applied by fastBPE as they were learned, and undone."""
 
+import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -53,6 +54,21 @@ def test_applied_as_learned_and_undone(tmp_path: Path) -> None:
     assert [line.replace("@@ ", "") for line in cut] == [" ".join(line.split()) for line in lines]
     pieces = [piece.removesuffix("</w>") for word in words for piece in word]
     assert [piece.removesuffix("@@") for line in cut for piece in line.split()] == pieces
+
+
+@pytest.mark.parametrize("flags", [["--bpe", "7"], ["--codes", "codes"]], ids=lambda flags: flags[0])
+def test_without_fastbpe(
+    tmp_path: Path, flags: List[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line that says what to install, before anything is read or written."""
+    monkeypatch.setattr("sys.argv", ["lamemo"])
+    monkeypatch.setitem(sys.modules, "fastBPE", None)
+    (tmp_path / "text").write_text("low lower\n" * 40)
+    words = ["prepare", "text", "--text", tmp_path / "text", "--dest", tmp_path / "out", *flags]
+    assert main([str(word) for word in words]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"lamemo prepare: {' '.join(flags)} cannot be used, fastBPE is not installed: pip install ")
+    assert said.count("\n") == 1 and "--no-build-isolation fastBPE" in said and not (tmp_path / "out").exists()
 
 
 def test_a_corpus_of_pieces(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from pathlib import Path
 from typing import Any, List, Sequence
 
@@ -11,15 +12,17 @@ from conftest import TINY, run
 from fairseq.dataclass import FairseqDataclass
 from fairseq.registry import REGISTRIES
 
+from lamemo_fairseq import LaMemoLanguageModel
+from lamemo_fairseq.cli import main as cli
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.plugin.error_reporting import explain
 
 TASK = ["--task", "memory_language_modeling", "--tokens-per-sample", "16"]
 
 
-def last_line(command: str, *words: Any) -> str:
+def last_line(command: str, *words: Any, **environment: str) -> str:
     """How a command that must fail ends."""
-    done = run(command, *words, check=False)
+    done = run(command, *words, check=False, **environment)
     assert done.returncode == 1, done.stdout[-2000:]
     assert "Traceback" not in done.stdout, done.stdout[-2000:]
     return done.stdout.splitlines()[-1]
@@ -96,6 +99,30 @@ def test_encoders_without_their_files(
 def test_an_encoder_whose_file_is_not_there(checkpoint: Path, corpus: Path) -> None:
     found = last_line("interactive", corpus, *TASK, "--path", checkpoint, "--bpe", "fastbpe", "--bpe-codes", "nowhere")
     assert found == "error: nowhere is no file: name the one that the data was made with (--bpe-codes or alike)"
+
+
+def test_an_encoder_whose_package_is_not_there(
+    checkpoint: Path,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """By every way to the encoder: fairseq's commands, Python, and lamemo generate."""
+    package, line = "fastBPE", "--bpe fastbpe cannot be used, fastBPE is not installed: pip install Cython"
+    (tmp_path / "codes").write_text("t h 9\n")
+    flags = {"bpe": "fastbpe", "bpe_codes": str(tmp_path / "codes")}
+    words = ["--bpe", "fastbpe", "--bpe-codes", flags["bpe_codes"]]
+    for command in ("interactive", "generate"):
+        found = last_line(command, corpus, *TASK, "--path", checkpoint, *words, TEST_WITHOUT=package)
+        assert found.startswith(f"error: {line}")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=re.escape(line)):
+        folder = str(checkpoint.parent)
+        LaMemoLanguageModel.from_pretrained(folder, checkpoint.name, data_name_or_path=str(corpus), **flags)
+    monkeypatch.setattr("sys.argv", ["lamemo"])
+    assert cli.main(["generate", str(checkpoint), "--data", str(corpus), "--prompt", "a", *words]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"lamemo generate: {line}")
 
 
 def fail(rank: int) -> None:

@@ -217,4 +217,4 @@ def test_bootstrap_says_what_is_missing(checkout: Checkout) -> None:
 def test_bootstrap_goes_on_without_fastbpe(checkout: Checkout) -> None:
     run = checkout.bootstrap(FAIL="fastBPE==0.1.0")
     assert run.returncode == 0
-    assert "only --bpe fastbpe needs it" in run.stdout
+    assert "only --bpe fastbpe and lamemo prepare --bpe need it" in run.stdout

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...core.errors import UsageError
+from ..text_form import INSTALL_FASTBPE
 from . import corpus
 from .corpus import CODES, Corpus, Manifest
 
@@ -23,10 +24,10 @@ END = "</w>"  # behind a word's last letter, so that a piece knows whether its w
 Merge = tuple[str, str, int]
 
 
-def check_installed() -> None:
-    """Raises ``UsageError`` where there is no fastBPE."""
+def check_installed(flag: str) -> None:
+    """Raises ``UsageError`` for ``flag`` where there is no fastBPE."""
     if importlib.util.find_spec("fastBPE") is None:
-        raise UsageError("pieces of words need fastBPE: install g++, remove .venv, then run bash scripts/bootstrap.sh")
+        raise UsageError(f"{flag} cannot be used, {INSTALL_FASTBPE}")
 
 
 def prepare(dest: Path, words: Corpus, merges: int, force: bool = False) -> Manifest:
@@ -40,7 +41,7 @@ def prepare(dest: Path, words: Corpus, merges: int, force: bool = False) -> Mani
     """
     if merges < 1:
         raise UsageError(f"--bpe {merges} merges nothing: give a number above 0, e.g. 8000")
-    check_installed()
+    check_installed(f"--bpe {merges}")
     pieces = replace(words, source=f"{words.source} (byte-pair encoding, {merges} merges)")
     if corpus.is_whole(dest, pieces):
         return corpus.binarize(dest)
@@ -57,7 +58,7 @@ def prepare(dest: Path, words: Corpus, merges: int, force: bool = False) -> Mani
 
 def check_codes(codes: Path) -> None:
     """Raises ``UsageError`` where ``codes`` is no file of merges."""
-    check_installed()
+    check_installed(f"--codes {codes}")
     try:
         lines = codes.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
