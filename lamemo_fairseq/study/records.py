@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Callable, Dict, List, Sequence, Tuple
 
 from ..core.errors import UsageError
+from ..evaluation.plotting import Series, dot_plot, draw
 from .curves import ADVICE, find
-from .figures import Series, dot_plot, draw
 from .page import Page
 from .sample import configuration, open_checkpoint, sample
 from .tables import (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Dict, FrozenSet, List, Sequence, Tuple
 
 from ..core.probe import BINS
-from .figures import Series
+from ..evaluation.plotting import Series
 
 Row = Dict[str, str]
 Table = Tuple[List[str], List[List[str]]]
