@@ -16,19 +16,18 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
-import matplotlib.pyplot as plt
 import torch
 
 from lamemo_fairseq import LaMemoLanguageModel
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.prepare import shakespeare
+from lamemo_fairseq.evaluation import plotting
 from lamemo_fairseq.plugin.presets import PRESETS, Training
 from lamemo_fairseq.plugin.recipes import command_line
+from lamemo_fairseq.study import curves
 
-# Importing fairseq turns every library's debugging messages on.
-logging.getLogger("matplotlib").setLevel(logging.WARNING)
 ROOT = Path(__file__).resolve().parent.parent
 PRESET = PRESETS["lamemo_lm_small"]
 # Name, title, what differs from the preset.
@@ -79,40 +78,15 @@ def train(name: str, title: str, flags: List[str], training: Training, folder: P
     command += [str(min(20, training.max_update))]
 
     def show(line: str) -> None:
-        point = point_of(line)
+        point = curves.training_point(line)
         if point is not None:
             shown = f"  update {int(point['update']):5d} of {training.max_update}"
             print(f"{shown}   train {point['bpc']:.3f} bpc   {point['wps']:,.0f} characters/s", flush=True)
 
     run(command, log, show)
-    seconds = curve_of(log)[-1]["wall"]
+    seconds = curves.read_training(log.read_text(encoding="utf-8"))[-1]["wall"]
     marker.write_text(json.dumps({"asked": asked, "seconds": seconds}, indent=1))
     return seconds
-
-
-def point_of(line: str) -> Optional[Dict[str, float]]:
-    """The point of the training curve in a line of a log, or None."""
-    _, brace, rest = line.partition("{")
-    if "train_inner" not in line or not brace:
-        return None
-    entry = json.loads(brace + rest)
-    names = {"update": "num_updates", "bpc": "bpc", "wps": "wps", "wall": "wall"}
-    return {key: float(entry[name]) for key, name in names.items()}
-
-
-def curve_of(log: Path) -> List[Dict[str, float]]:
-    """The training curve in a log. After a restart fairseq's clock begins anew: here it goes on."""
-    curve: List[Dict[str, float]] = []
-    before = last = 0.0
-    for line in log.read_text(encoding="utf-8").splitlines():
-        point = point_of(line)
-        if point is None:
-            continue
-        if point["wall"] < last:
-            before += last
-        last = point["wall"]
-        curve.append({**point, "wall": before + last})
-    return curve
 
 
 def score(title: str, split: str, training: Training, folder: Path, data: Path) -> float:
@@ -166,18 +140,12 @@ def continuation(folder: Path, data: Path) -> str:
 
 def draw(rows: List[Dict[str, Any]], path: Path) -> None:
     """Training curves against updates and against seconds."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for axis, key, label in ((axes[0], "update", "updates"), (axes[1], "wall", "seconds")):
-        for row in rows:
-            curve = row["curve"]
-            axis.plot([point[key] for point in curve], [point["bpc"] for point in curve], label=row["title"])
-        axis.set_xlabel(label)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("bits per character, training")
-    axes[0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    figure, panels = plotting.panels(2, width=10, height=4, share_y=True)
+    for axes, key, across in zip(panels, ("update", "wall"), ("updates", "seconds")):
+        plotting.lines(axes, {row["title"]: [(point[key], point["bpc"]) for point in row["curve"]] for row in rows})
+        plotting.label(axes, across, "bits per character, training" if axes is panels[0] else "")
+    plotting.legend(panels[0])
+    plotting.write_png(figure, path)
 
 
 def main() -> None:
@@ -201,7 +169,8 @@ def main() -> None:
         seconds = train(name, title, flags, training, folder, data)
         scores = {split: score(title, split, training, folder, data) for split in SCORED}
         row = {"title": title, "seconds": seconds, "parameters": parameters(folder), **scores}
-        rows.append({**row, "curve": curve_of(folder / "train.jsonl")})
+        log = (folder / "train.jsonl").read_text(encoding="utf-8")
+        rows.append({**row, "curve": curves.read_training(log)})
     text = table(rows, training, manifest["source"])
     (dest / "table.txt").write_text(text + "\n", encoding="utf-8")
     draw(rows, dest / "curves.png")

@@ -4,10 +4,8 @@ A server process imports torch, fairseq and the plugin once; each command is a f
 main function with its own arguments, environment and output file. Nothing of fairseq or torch is replaced.
 """
 
-import json
 import multiprocessing
 import os
-import re
 import signal
 import socket
 import sys
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 import torch
+
+from lamemo_fairseq.study.curves import read_losses as losses  # noqa: F401  (what tests read logs with)
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = str(ROOT / "lamemo_fairseq")
@@ -159,12 +159,6 @@ def preprocess(directory: Path, train_words: int, valid_words: int = 120, skip: 
     flags = [*("--only-source", "--thresholdsrc", 2, "--workers", 1), *prefixes, "--destdir", directory / "bin"]
     Command("preprocess", flags, directory / "preprocess.log").succeed()
     return directory / "bin"
-
-
-def losses(output: str) -> Dict[int, float]:
-    """Training loss by update, from output in JSON."""
-    found = re.findall(r'train_inner[^{]*(\{.*"num_updates".*\})', output)
-    return {int(line["num_updates"]): float(line["loss"]) for line in map(json.loads, found)}
 
 
 def load(path: object) -> Dict[str, Any]:

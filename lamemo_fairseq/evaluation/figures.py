@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import os
 from typing import Any, Dict, List, Optional
 
@@ -10,16 +9,8 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.probe import Probe
+from . import plotting
 from .scoring import LossAccumulator
-
-# Where everybody's debug messages were turned on, matplotlib's fonts alone would fill pages.
-logging.getLogger("matplotlib").setLevel(logging.WARNING)
-
-import matplotlib  # noqa: E402  (its first messages come with the import)
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot  # noqa: E402  (the backend must be chosen first)
 
 TABLE, RECORD = "results.csv", "results.json"
 Result = Dict[str, Any]
@@ -125,29 +116,24 @@ def draw(results: List[Result], folder: str) -> List[str]:
 
 def draw_memory_lengths(results: List[Result], folder: str) -> str:
     """Perplexity against memory length, a line per checkpoint, segment length and context window."""
-    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
-    lines: Dict[str, List[Result]] = {}
+    series: plotting.Series = {}
     for result in results:
-        name = f"{result['memory_type']} ({result['checkpoint']}), segment {result['tokens_per_sample']}"
-        if result["context_window"]:
-            name += f", window {result['context_window']}"
-        lines.setdefault(name, []).append(result)
-    for name, points in lines.items():
-        points.sort(key=lambda result: result["mem_len"])
-        axes.plot([p["mem_len"] for p in points], [p["perplexity"] for p in points], marker="o", label=name)
-    return finish(figure, axes, "memory length (tokens)", "perplexity per token", folder, "perplexity.png")
+        name = f"{result['memory_type']} ({result['checkpoint']}), {lengths(result)}"
+        series.setdefault(name, []).append((result["mem_len"], result["perplexity"]))
+    figure, (axes,) = plotting.panels(width=7, height=5)
+    plotting.lines(axes, {name: sorted(points) for name, points in series.items()})
+    plotting.label(axes, "memory length (tokens)", "perplexity per token")
+    plotting.legend_below(figure, axes)
+    return plotting.write_png(figure, os.path.join(folder, "perplexity.png"))
 
 
 def draw_positions(results: List[Result], folder: str) -> str:
     """Mean loss at each position among a segment's new tokens."""
-    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
-    for result in results:
-        values = result["loss_by_position"]
-        name = f"{label(result)}, segment {result['tokens_per_sample']}"
-        if result["context_window"]:
-            name += f", window {result['context_window']}"
-        axes.plot(range(len(values)), values, label=name)
-    return finish(figure, axes, "position in the segment", "loss (nats per token)", folder, "positions.png")
+    figure, (axes,) = plotting.panels(width=7, height=5)
+    plotting.lines(axes, {f"{label(one)}, {lengths(one)}": list(enumerate(one["loss_by_position"])) for one in results})
+    plotting.label(axes, "position in the segment", "loss (nats per token)")
+    plotting.legend_below(figure, axes)
+    return plotting.write_png(figure, os.path.join(folder, "positions.png"))
 
 
 def draw_attention(results: List[Result], folder: str) -> str:
@@ -157,29 +143,26 @@ def draw_attention(results: List[Result], folder: str) -> str:
         best = longest.get(result["checkpoint"])
         if "attention_by_distance" in result and (best is None or result["mem_len"] > best["mem_len"]):
             longest[result["checkpoint"]] = result
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    weights: plotting.Series = {}
+    alphas: plotting.Series = {}
     for result in longest.values():
-        share = result["attention_on_memory"]
-        weights, alphas = result["attention_by_distance"], result["alpha_by_distance"]
-        name = f"{label(result)}: {share:.0%} of attention on memory"
-        left.plot(range(1, len(weights)), weights[1:], label=name)
+        name = f"{label(result)}: {result['attention_on_memory']:.0%} of attention on memory"
+        weights[name] = list(enumerate(result["attention_by_distance"]))[1:]
         # Where memory is only read, no old attention is interpolated with a new one: all weight stays on the old.
-        alphas = alphas[1:] if alphas else [1.0] * result["mem_len"]
-        right.plot(range(1, len(alphas) + 1), alphas, label=label(result))
-    right.set_xlabel("distance of a memory token to the segment")
-    right.set_ylabel("mean alpha (weight of the old attention)")
+        mean = result["alpha_by_distance"][1:] or [1.0] * result["mem_len"]
+        alphas[name] = [(float(distance), alpha) for distance, alpha in enumerate(mean, start=1)]
+    figure, (left, right) = plotting.panels(2, width=11, height=5)
+    plotting.lines(left, weights)
+    plotting.label(left, "distance to a memory token", "mean attention weight", log="y")
+    plotting.lines(right, alphas)
+    across, up = "distance of a memory token to the segment", "mean alpha (weight of the old attention)"
+    plotting.label(right, across, up)
     right.set_ylim(0, 1.05)
-    left.set_yscale("log")
-    return finish(figure, left, "distance to a memory token", "mean attention weight", folder, "attention.png")
+    plotting.legend_below(figure, left)
+    return plotting.write_png(figure, os.path.join(folder, "attention.png"))
 
 
-def finish(figure: Any, axes: Any, across: str, up: str, folder: str, name: str) -> str:
-    """Labels a picture and writes it."""
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    lines, names = axes.get_legend_handles_labels()
-    figure.legend(lines, names, fontsize=7, loc="outside lower center")
-    path = os.path.join(folder, name)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return path
+def lengths(result: Result) -> str:
+    """A result's segment and context window."""
+    window = f", window {result['context_window']}" if result["context_window"] else ""
+    return f"segment {result['tokens_per_sample']}{window}"

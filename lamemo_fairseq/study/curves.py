@@ -98,6 +98,44 @@ def read_log(log: str) -> List[Point]:
     return curve.sorted()
 
 
+def read_training(log: str) -> List[Point]:
+    """Training itself, at every ``--log-interval``: update, bits per token (``bpc``), tokens per second, seconds.
+
+    After a restart fairseq's clock (``wall``) begins anew: here it goes on.
+    """
+    points: List[Point] = []
+    before = last = 0.0
+    for line in log.splitlines():
+        point = training_point(line)
+        if point is None:
+            continue
+        if point["wall"] < last:
+            before += last
+        last = point["wall"]
+        points.append({**point, "wall": before + last})
+    return points
+
+
+def training_point(line: str) -> Optional[Point]:
+    """The point of :func:`read_training` in a line of a log, or None; ``wall`` is what fairseq's clock says."""
+    kind, values = record(line)
+    bits = bits_of(values)
+    if kind != "train" or bits is None or not {"wps", "wall"} <= values.keys():
+        return None
+    return {
+        "update": float(values["num_updates"]),
+        "bpc": bits,
+        "wps": float(values["wps"]),
+        "wall": float(values["wall"]),
+    }
+
+
+def read_losses(log: str) -> Dict[int, float]:
+    """Training loss by update, as logged at every ``--log-interval``."""
+    found = (record(line) for line in log.splitlines())
+    return {int(values["num_updates"]): float(values["loss"]) for kind, values in found if kind == "train"}
+
+
 def read_table(path: Path) -> List[Point]:
     """Validations in the table of ``--csv-log``, which says nothing of seconds (NaN)."""
     points: Dict[int, Point] = {}

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import quickstart
 from commands import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,13 +48,6 @@ def test_version_and_changelog_agree() -> None:
     newest = re.search(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert version and cited and newest
     assert version[1] == cited[1] == newest[1]
-
-
-def test_the_curve_goes_on_after_a_restart(tmp_path: Path) -> None:
-    line = '2026 | INFO | train_inner | {{"num_updates": "{}", "bpc": "{}", "wps": "9", "wall": "{}"}}\n'
-    log = tmp_path / "log"
-    log.write_text(line.format(20, 3.5, 4) + "noise\n" + line.format(40, 3.25, 9) + line.format(60, 3, 2))
-    assert [(point["update"], point["wall"]) for point in quickstart.curve_of(log)] == [(20, 4), (40, 9), (60, 11)]
 
 
 @pytest.mark.slow  # trains two models and scores each twice

@@ -14,7 +14,8 @@ import pytest
 from conftest import ROOT, TINY, run
 
 from lamemo_fairseq.core.errors import UsageError
-from lamemo_fairseq.study import curves, figures
+from lamemo_fairseq.evaluation import plotting
+from lamemo_fairseq.study import curves
 from lamemo_fairseq.study import grid as study
 from lamemo_fairseq.study import records as results
 from lamemo_fairseq.study import tables as compare
@@ -172,10 +173,10 @@ def test_conditions_side_by_side(folder: Path) -> None:
 def test_axes_that_grow_by_factors() -> None:
     """Every doubling has its mark, and 0 a place; a band without width is none."""
     lines = {"recurrence": [(float(M), 3 - M / 1000) for M in (0, 64, 256)]}
-    picture = figures.draw(lines, "", "", log="x")
+    picture = plotting.draw(lines, "", "", log="x")
     assert all(f">{M}<" in picture for M in (0, 32, 64, 128, 256))
-    assert ">32<" not in figures.draw(lines, "", "")
-    assert figures.draw(lines, "", "", {"recurrence": [(M, 0.0) for M, _ in lines["recurrence"]]}, "x") == picture
+    assert ">32<" not in plotting.draw(lines, "", "")
+    assert plotting.draw(lines, "", "", {"recurrence": [(M, 0.0) for M, _ in lines["recurrence"]]}, "x") == picture
 
 
 class Parts(HTMLParser):
@@ -302,6 +303,12 @@ def test_a_curve_survives_a_restart() -> None:
         {"updates": 20, "seconds": 3.0, "bpc": 3.5},
         {"updates": 40, "seconds": 7.0, "bpc": 3.0},
     ]
+
+
+def test_the_curve_of_training_goes_on_after_a_restart() -> None:
+    line = '2026 | INFO | train_inner | {{"num_updates": "{}", "bpc": "{}", "wps": "9", "wall": "{}", "train_wall": "1"}}\n'
+    log = line.format(20, 3.5, 4) + "noise\n" + line.format(40, 3.25, 9) + line.format(60, 3, 2)
+    assert [(point["update"], point["wall"]) for point in curves.read_training(log)] == [(20, 4), (40, 9), (60, 11)]
 
 
 # Starts Python twice, with fairseq and a model.
