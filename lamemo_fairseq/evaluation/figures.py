@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from torch import Tensor
 
@@ -130,7 +130,7 @@ def draw_memory_lengths(results: List[Result], folder: str) -> str:
 def draw_positions(results: List[Result], folder: str) -> str:
     """Mean loss at each position among a segment's new tokens."""
     figure, (axes,) = plotting.panels(width=7, height=5)
-    plotting.lines(axes, {f"{label(one)}, {lengths(one)}": list(enumerate(one["loss_by_position"])) for one in results})
+    plotting.lines(axes, {f"{label(one)}, {lengths(one)}": numbered(one["loss_by_position"], 0) for one in results})
     plotting.label(axes, "position in the segment", "loss (nats per token)")
     plotting.legend_below(figure, axes)
     return plotting.write_png(figure, os.path.join(folder, "positions.png"))
@@ -147,10 +147,10 @@ def draw_attention(results: List[Result], folder: str) -> str:
     alphas: plotting.Series = {}
     for result in longest.values():
         name = f"{label(result)}: {result['attention_on_memory']:.0%} of attention on memory"
-        weights[name] = list(enumerate(result["attention_by_distance"]))[1:]
+        weights[name] = numbered(result["attention_by_distance"][1:], 1)
         # Where memory is only read, no old attention is interpolated with a new one: all weight stays on the old.
         mean = result["alpha_by_distance"][1:] or [1.0] * result["mem_len"]
-        alphas[name] = [(float(distance), alpha) for distance, alpha in enumerate(mean, start=1)]
+        alphas[name] = numbered(mean, 1)
     figure, (left, right) = plotting.panels(2, width=11, height=5)
     plotting.lines(left, weights)
     plotting.label(left, "distance to a memory token", "mean attention weight", log="y")
@@ -166,3 +166,8 @@ def lengths(result: Result) -> str:
     """A result's segment and context window."""
     window = f", window {result['context_window']}" if result["context_window"] else ""
     return f"segment {result['tokens_per_sample']}{window}"
+
+
+def numbered(values: List[float], first: int) -> List[Tuple[float, float]]:
+    """Values as points of a line, at ``first`` and the whole numbers behind it."""
+    return [(float(x), y) for x, y in enumerate(values, start=first)]

@@ -306,7 +306,8 @@ def test_a_curve_survives_a_restart() -> None:
 
 
 def test_the_curve_of_training_goes_on_after_a_restart() -> None:
-    line = '2026 | INFO | train_inner | {{"num_updates": "{}", "bpc": "{}", "wps": "9", "wall": "{}", "train_wall": "1"}}\n'
+    values = '{{"num_updates": "{}", "bpc": "{}", "wps": "9", "wall": "{}", "train_wall": "1"}}'
+    line = f"2026 | INFO | train_inner | {values}\n"
     log = line.format(20, 3.5, 4) + "noise\n" + line.format(40, 3.25, 9) + line.format(60, 3, 2)
     assert [(point["update"], point["wall"]) for point in curves.read_training(log)] == [(20, 4), (40, 9), (60, 11)]
 
