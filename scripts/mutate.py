@@ -29,7 +29,12 @@ FOLDER = ROOT / "mutants"
 CORE = ["tests/core/test_reference.py", "tests/core/test_network.py", "tests/core/test_fused.py"]
 CORE += ["tests/core/test_decoding.py", "tests/core/test_autocast.py", "tests/core/test_golden.py"]
 CONTRACT = ["tests/core/test_contract.py", "tests/core/test_kinds.py"]
-SEGMENTS = ["tests/data/test_layout.py", "tests/data/test_documents.py", "tests/evaluation/test_scoring.py"]
+SEGMENTS = [
+    "tests/data/test_segments.py",
+    "tests/data/test_layout.py",
+    "tests/data/test_documents.py",
+    "tests/evaluation/test_scoring.py",
+]
 #: file -> the tests that speak about it; those that start processes of their own cannot see a mutant
 FILES: Dict[str, List[str]] = {
     "core/softmax.py": ["tests/core/test_softmax.py", *CORE],
@@ -45,9 +50,11 @@ FILES: Dict[str, List[str]] = {
     "data/layout.py": SEGMENTS,
     "data/segments.py": SEGMENTS,
     "data/text.py": SEGMENTS,
+    "data/varied_layout.py": SEGMENTS,
+    "data/documents.py": SEGMENTS,
     "data/memory_store.py": ["tests/data/test_memory_store.py", "tests/core/test_contract.py"],
-    "evaluation/scoring.py": ["tests/evaluation/test_scoring.py"],
-    "evaluation/plan.py": ["tests/evaluation/test_scoring.py", "tests/data/test_layout.py"],
+    "evaluation/scoring.py": ["tests/evaluation/test_account.py", "tests/evaluation/test_scoring.py"],
+    "evaluation/plan.py": ["tests/evaluation/test_account.py", "tests/evaluation/test_scoring.py"],
     "plugin/criterion.py": ["tests/plugin/test_criterion.py"],
 }
 SPOKEN = {"warning", "info", "warn", "debug", "warn_once", "UsageError"}
