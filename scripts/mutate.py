@@ -16,12 +16,13 @@ import json
 import os
 import random
 import resource
+import selectors
 import shutil
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "mutants"
@@ -159,8 +160,8 @@ def in_turn(files: List[Mutants], wanted: Dict[str, List[str]]) -> List[Tuple[Mu
 class Runner:
     """A pytest plugin that, in place of the tests, runs each mutant in a fork."""
 
-    def __init__(self, mutants: List[Tuple[Mutants, str]], quick: bool) -> None:
-        self.mutants, self.quick = mutants, quick
+    def __init__(self, mutants: List[Tuple[Mutants, str]], quick: bool, jobs: int) -> None:
+        self.mutants, self.quick, self.jobs = mutants, quick, jobs
         self.made: Dict[str, str] = {}  # fixtures that are folders made by a command ...
         self.prepared: Dict[str, Path] = {}  # ... once for all mutants
 
@@ -177,29 +178,42 @@ class Runner:
             self.made[fixturedef.argname] = str(fixturedef.cached_result[0])
 
     def pytest_runtestloop(self, session: Any) -> bool:
-        reached = self.in_fork(lambda: self.survey(session.items), 3600)
-        assert isinstance(reached, dict), "the tests fail without a mutant"
-        self.prepared = {name: Path(path) for name, path in reached.pop("fixtures").items()}
+        session.config._tmp_path_factory.getbasetemp()  # one folder for all processes
         items = {item.nodeid: item for item in session.items}
+        reached = self.reached(session.items)
         kills: Dict[str, int] = {}  # a test that killed others is asked first
-        for done, (file, name) in enumerate(self.mutants, 1):
-            own = reached.get(f"{file.module}.{name.rpartition('__mutmut_')[0]}", {})
-            own = {test: seconds for test, seconds in own.items() if test.split("::")[0] in FILES[file.path]}
-            order = sorted(own, key=lambda test: (-kills.get(test, 0), own[test]))
-            tests = [items[test] for test in order]
-            if self.quick:
-                tests = self.some_of(tests, name)
-            start = time.monotonic()
-            found = self.in_fork(
-                lambda file=file, name=name, tests=tests: self.first_failure(f"{file.module}.{name}", tests),
-                20 + 10 * sum(own.values()),
-            ) or {"status": "killed", "by": "no end or no answer"}
-            status = found["status"] if tests else "no tests"
+        work = ((self.question(file, name, reached, kills, items), (file, name)) for file, name in self.mutants)
+        for done, ((file, name), found) in enumerate(in_forks(work, self.jobs), 1):
+            found = found or {"status": "killed", "by": "no end or no answer"}
             kills[found["by"]] = kills.get(found["by"], 0) + 1
-            file.note(name, status, found["by"])
-            took = time.monotonic() - start
-            print(f"{done}/{len(self.mutants)} {file.path} {name} {status} {took:.1f}s {found['by']}", flush=True)
+            file.note(name, found["status"], found["by"])
+            print(f"{done}/{len(self.mutants)} {file.path} {name} {found['status']} {found['by']}", flush=True)
         return True
+
+    def reached(self, items: List[Any]) -> Dict[str, Dict[str, float]]:
+        """Function -> the tests that reach it and their seconds."""
+        by_file: Dict[str, List[Any]] = {}
+        for item in items:
+            by_file.setdefault(item.location[0], []).append(item)
+        work = ((Question(lambda own=own: self.survey(own), 3600), name) for name, own in by_file.items())
+        reached: Dict[str, Dict[str, float]] = {}
+        for name, found in in_forks(work, self.jobs):
+            assert found is not None, f"{name} fails without a mutant"
+            self.prepared.update({fixture: Path(path) for fixture, path in found.pop("fixtures").items()})
+            for function, tests in found.items():
+                reached.setdefault(function, {}).update(tests)
+        return reached
+
+    def question(
+        self, file: Mutants, name: str, reached: Dict[str, Any], kills: Dict[str, int], items: Dict[str, Any]
+    ) -> "Question":
+        """What is asked of one mutant."""
+        own = reached.get(f"{file.module}.{name.rpartition('__mutmut_')[0]}", {})
+        own = {test: seconds for test, seconds in own.items() if test.split("::")[0] in FILES[file.path]}
+        tests = [items[test] for test in sorted(own, key=lambda test: (-kills.get(test, 0), own[test]))]
+        if self.quick:
+            tests = self.some_of(tests, name)
+        return Question(lambda: self.first_failure(f"{file.module}.{name}", tests), 20 + 10 * sum(own.values()))
 
     def some_of(self, items: List[Any], name: str) -> List[Any]:
         """Of the items of each test function the fastest and two others."""
@@ -245,32 +259,60 @@ class Runner:
         for item, following in zip(items, [*items[1:], None]):
             if self.fails(item, following):
                 return {"status": "killed", "by": item.nodeid}
-        return {"status": "survived", "by": ""}
+        return {"status": "survived" if items else "no tests", "by": ""}
 
-    def in_fork(self, work: Any, seconds: float) -> Any:
-        """What ``work`` returns in a process of its own; None where that dies or takes longer."""
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.setpgid(0, 0)
-            os.close(reading)
-            silent = os.open(os.devnull, os.O_WRONLY)
-            error = os.dup(2)
-            os.dup2(silent, 1)
-            os.dup2(silent, 2)
-            signal.setitimer(signal.ITIMER_REAL, seconds)  # the default of the signal ends the process
-            try:
-                answer = json.dumps(work()).encode()
-                with os.fdopen(writing, "wb") as file:
-                    file.write(answer)
-            except BaseException as problem:
-                os.write(error, f"{type(problem).__name__}: {problem}\n".encode())
-            os._exit(0)
+
+class Question(NamedTuple):
+    """Work for a process of its own, which is ended after ``seconds``."""
+
+    work: Callable[[], Any]
+    seconds: float
+
+
+def in_forks(work: Iterable[Tuple[Question, Any]], jobs: int) -> Iterator[Tuple[Any, Any]]:
+    """(name, answer) of each question, as they come; None where a process died or took too long."""
+    running: Dict[int, Tuple[Any, int]] = {}
+    waiting, answers = selectors.DefaultSelector(), iter(work)
+    while True:
+        while len(running) < jobs:
+            following = next(answers, None)
+            if following is None:
+                break
+            question, name = following
+            descriptor, child = asked(question)
+            running[descriptor] = (name, child)
+            waiting.register(descriptor, selectors.EVENT_READ)
+        if not running:
+            return
+        for ready, _ in waiting.select():
+            name, child = running.pop(ready.fd)
+            waiting.unregister(ready.fd)
+            with os.fdopen(ready.fd, "rb") as file:
+                answer = file.read()
+            os.waitpid(child, 0)
+            yield name, json.loads(answer) if answer else None
+
+
+def asked(question: Question) -> Tuple[int, int]:
+    """Starts a process; where its answer is read, and its number."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
         os.close(writing)
-        with os.fdopen(reading, "rb") as file:
-            answer = file.read()
-        os.waitpid(child, 0)
-        return json.loads(answer) if answer else None
+        return reading, child
+    os.setsid()
+    os.close(reading)
+    silent, error = os.open(os.devnull, os.O_WRONLY), os.dup(2)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    signal.setitimer(signal.ITIMER_REAL, question.seconds)  # the default of the signal ends the process
+    try:
+        answer = json.dumps(question.work()).encode()
+        with os.fdopen(writing, "wb") as file:
+            file.write(answer)
+    except BaseException as problem:
+        os.write(error, f"{type(problem).__name__}: {problem}\n".encode())
+    os._exit(0)
 
 
 def copy_of_the_project(folder: Path) -> None:
@@ -282,7 +324,7 @@ def copy_of_the_project(folder: Path) -> None:
     )
 
 
-def run(files: List[Mutants], wanted: Dict[str, List[str]], quick: bool) -> None:
+def run(files: List[Mutants], wanted: Dict[str, List[str]], quick: bool, jobs: int) -> None:
     """Runs the ``wanted`` mutants of ``files``."""
     import pytest
     from hypothesis import Phase, settings
@@ -300,7 +342,7 @@ def run(files: List[Mutants], wanted: Dict[str, List[str]], quick: bool) -> None
     settings.load_profile("mutation")
     tests = sorted({test for file in files for test in FILES[file.path] if (copy / test).exists()})
     words = ["-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "--capture=no", *tests]
-    pytest.main([f"--rootdir={copy}", *words], plugins=[Runner(in_turn(files, wanted), quick)])
+    pytest.main([f"--rootdir={copy}", *words], plugins=[Runner(in_turn(files, wanted), quick, jobs)])
     os.chdir(ROOT)
     shutil.rmtree(copy)
 
@@ -310,6 +352,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", metavar="FILE", help=f"of the package: {', '.join(FILES)}; none: all")
     parser.add_argument("--sample", type=int, help="so many mutants of each file, drawn at random")
     parser.add_argument("--seed", type=int, default=1, help="of the draw")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--quick", action="store_true", help="of each test that has many parameters, three cases alone")
     parser.add_argument("--survivors", action="store_true", help="run those again that survived, and no others")
     parser.add_argument("--show", action="store_true", help="run none, but show what was found before")
@@ -322,7 +365,7 @@ def main() -> None:
     again = ("survived", "no tests") if options.survivors else ("",)
     wanted = {f.path: [name for name in f.names[: options.sample] if f.status(name) in again] for f in files}
     if any(wanted.values()) and not options.show:
-        run(files, wanted, options.quick)
+        run(files, wanted, options.quick, options.jobs)
     for file in files:
         file.report()
 
