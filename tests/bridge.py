@@ -44,6 +44,7 @@ def package_config(cfg: ReferenceConfig, **changes: object) -> LaMemoConfig:
         "memory_type": cfg.memory,
         "position_encoding": cfg.encoding,
         "look_ahead": cfg.look_ahead,
+        "detach_memory": cfg.detach_memory,
         "mem_len": cfg.mem_len,
         "clamp_len": cfg.clamp_len,
         "same_length": cfg.same_length,

@@ -16,6 +16,8 @@ KINDS: Dict[str, Dict[str, Any]] = {
     "lookahead-v2": {"position_encoding": "disentangled-v2"},
     "lookahead-xl": {"position_encoding": "transformer-xl"},
     "lookahead-full": {"look_ahead": "full"},
+    "lookahead-none": {"look_ahead": "none"},
+    "lookahead-detached": {"detach_memory": True},
     "lookahead-pre-norm": {"decoder_normalize_before": True},
     "lookahead-adaptive": {**ADAPTIVE, "adaptive_input": True, "adaptive_input_factor": 2.0},
     "recurrence": {"memory_type": "recurrence"},

@@ -37,7 +37,8 @@ class ReferenceConfig:
     mem_len: int
     memory: Literal["lookahead", "recurrence", "none"] = "lookahead"
     encoding: Encoding = "disentangled"
-    look_ahead: Literal["incremental", "full"] = "incremental"
+    look_ahead: Literal["incremental", "full", "none"] = "incremental"
+    detach_memory: bool = False
     clamp_len: int = -1
     same_length: bool = False
     pre_norm: bool = False
@@ -60,7 +61,7 @@ class ReferenceState:
 
     inputs     the layers' inputs at the memory tokens, each [B,M,D]. Look-ahead keeps layer 0's
                alone, the scaled embeddings: it changes all layers above, which are recomputed.
-    outputs    look-ahead only: per layer the attention outputs of the memory tokens [B,H,M,d] ...
+    outputs    look-ahead only, unless it is "none": per layer the attention outputs of the memory tokens [B,H,M,d] ...
     lse        ... and the log-sum-exp of all scores behind them [B,H,M]
     documents  the memory tokens' documents [B,M]
     entered    A, how many tokens entered at the last update
@@ -76,14 +77,15 @@ class ReferenceState:
     def empty(cls, cfg: ReferenceConfig, B: int) -> ReferenceState:
         """The state before the first segment: M = 0, A = 0."""
         ahead = cfg.memory == "lookahead"
+        looks = ahead and cfg.look_ahead != "none"
 
         def nothing(layers: int, *shape: int) -> list[Tensor]:
             return [torch.zeros(shape, dtype=torch.float64) for _ in range(layers)]
 
         return cls(
             inputs=nothing(1 if ahead else cfg.layers, B, 0, cfg.model_dim),
-            outputs=nothing(cfg.layers if ahead else 0, B, cfg.heads, 0, cfg.head_dim),
-            lse=nothing(cfg.layers if ahead else 0, B, cfg.heads, 0),
+            outputs=nothing(cfg.layers if looks else 0, B, cfg.heads, 0, cfg.head_dim),
+            lse=nothing(cfg.layers if looks else 0, B, cfg.heads, 0),
             documents=torch.zeros(B, 0, dtype=torch.long),
             entered=0,
         )
@@ -215,6 +217,7 @@ def look_ahead_keys(cfg: ReferenceConfig, i: int, M: int, A: int) -> Tensor:
     When the last A tokens of the memory were current, the first of them sat at M-A. The older
     memory tokens have looked ahead up to there; those A have seen no further than themselves.
     "full" ignores what was seen: every memory token attends to the last A keys, on both its sides.
+    "none" has no such attention: see `segment`.
     """
     seen = M - A if cfg.look_ahead == "full" else max(i, M - A)
     return torch.arange(max(seen + 1, 1), M + 1)
@@ -240,6 +243,7 @@ def segment(
     M, N, A = state.documents.shape[1], tokens.shape[1], state.entered
     keep = N if keep is None else keep
     ahead = cfg.memory == "lookahead"
+    looks = ahead and cfg.look_ahead != "none"
 
     def remember(rows: Tensor, dim: int) -> Tensor:
         """Of M+N rows along dim those that stay: the last of [memory; first `keep` tokens]."""
@@ -255,16 +259,19 @@ def segment(
         w = layer_weights(weights, layer)
         if not ahead:
             m = state.inputs[layer]
+        if cfg.detach_memory:
+            m = m.detach()  # no gradient through the layers below, as where the memory is not recomputed
         h = torch.cat([m, x], 1)
         rows = project(cfg, w, h, documents)
 
         attended = []
-        for i in range(M) if ahead else ():
+        for i in range(M) if looks else ():
             keys = look_ahead_keys(cfg, i, M, A)
             scores = score(cfg, w, rows, i, keys, ahead=True)
             old = state.outputs[layer][:, :, i], state.lse[layer][:, :, i]
             attended.append(merge(*old, scores, rows.v[:, :, keys]))
-        for i in range(M, M + N):
+        # With look_ahead "none" memory tokens attend to the memory on their left, as if they were current.
+        for i in range(0 if ahead and not looks else M, M + N):
             keys = causal_keys(cfg, i)
             scores = score(cfg, w, rows, i, keys, ahead=False)
             attended.append(average(scores, rows.v[:, :, keys]))
@@ -272,9 +279,10 @@ def segment(
 
         if layer < len(state.inputs):
             new.inputs.append(remember(h, 1))
-        if ahead:
+        if looks:
             new.outputs.append(remember(o, 2))
             new.lse.append(remember(lse, 2))
+        if ahead:
             # m is the next layer's memory, refreshed. The last layer's is read by nobody.
             m, x = finish(cfg, w, h, o).split([M, N], 1)
         else:

@@ -18,6 +18,7 @@ def weight_shapes(cfg: ReferenceConfig) -> dict[str, tuple[int, ...]]:
     """
     D, inner, vector = cfg.model_dim, cfg.heads * cfg.head_dim, (cfg.heads, cfg.head_dim)
     relative, ahead = cfg.encoding != "absolute", cfg.memory == "lookahead"
+    ahead &= cfg.look_ahead != "none"
     shapes: dict[str, tuple[int, ...]] = {"embed": (cfg.vocab_size, D)}
     shapes["out_bias"] = (cfg.vocab_size,)
     if relative:

@@ -125,7 +125,8 @@ def floor_of_step(decoder: LaMemoDecoder, setting: Setting) -> int:
     the states of memory and segment read and written, and their gradients; what the memory keeps, read and written."""
     weights = sum(size(parameter) for parameter in decoder.parameters())
     like = next(decoder.layers.parameters())
-    rows = setting.tokens + (decoder.memory.mem_len if decoder.memory.looks_ahead else 0)
+    refreshed = decoder.memory.looks_ahead or decoder.memory.recomputes
+    rows = setting.tokens + (decoder.memory.mem_len if refreshed else 0)
     states = setting.streams * rows * decoder.dim * like.element_size()
     return 3 * weights + 4 * len(decoder.layers) * states + 2 * decoder.memory.full_bytes(setting.streams, like)
 

@@ -19,6 +19,7 @@ COMMANDS: Dict[str, str] = {
     "generate": "generate",
     "evaluate": "evaluate",
     "study": "study",
+    "diagnose": "diagnose",
     "report": "report",
     "import": "import_checkpoint",
     "user-dir": "user_dir",

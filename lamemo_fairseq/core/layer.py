@@ -20,7 +20,7 @@ from .softmax import Attention, attend
 class LayerOutput(NamedTuple):
     """``current`` [B, N, D] and ``memory_hidden`` [B, M, D] go to the next layer, ``attention_state`` to the memory.
 
-    ``memory_hidden`` is as it came where the memory did not look ahead.
+    ``memory_hidden`` is as it came where the memory was only read.
     """
 
     current: Tensor
@@ -107,7 +107,7 @@ class Layer(nn.Module):
         h = torch.cat([memory.hidden_states, x], dim=1)  # [B, M + N, D]
         mixed = self.attention(
             self.attention_norm(h) if self.normalize_before else h,
-            M,
+            0 if memory.recomputed else M,
             geometry,
             biases,
             previous_attention=memory.previous_attention,
@@ -117,7 +117,7 @@ class Layer(nn.Module):
             cache=cache,
             probe=probe,
         )
-        # Without look-ahead the memory rows end here: only the current tokens go on.
+        # Rows that are only read end here: only the current tokens go on.
         read_only = h.size(1) - mixed.hidden_states.size(1)
         h = h[:, read_only:] + F.dropout(mixed.hidden_states, self.dropout, self.training)
         if self.normalize_before:

@@ -171,6 +171,10 @@ class MemoryTransformer(nn.Module):
                 new = x.new_zeros(B, before + N, dtype=torch.long)
             documents = torch.cat([held, new], dim=1)
         lengths = (N, state.length, state.last_written)
+        if self.memory.recomputes and before == 0:
+            # Slots are tokens like those of the segment, in front of them.
+            lengths = (state.length + N, 0, 0)
+            capacity = None if capacity is None else state.length + capacity
         geometry = self.positions.geometry(*lengths, x, before=before, capacity=capacity, documents=documents)
         if geometry.encodings is None or not self.training:
             return geometry

@@ -6,7 +6,7 @@ in ``softmax.py``; A is the number of tokens that entered the memory last, K = m
 pass, C the rows of one of its blocks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import torch
@@ -64,6 +64,12 @@ class AttentionGeometry:
     attn_mask: Tensor
     ahead: Optional[LookAheadGeometry]
     visible: int = 0
+
+    def last(self, tokens: int) -> "AttentionGeometry":
+        """The same for the last ``tokens`` alone."""
+        if tokens == self.attn_mask.size(-2):
+            return self
+        return replace(self, attn_mask=self.attn_mask[..., -tokens:, :])
 
 
 def hide(visible: Tensor, dtype: torch.dtype) -> Tensor:

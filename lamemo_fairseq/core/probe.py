@@ -55,13 +55,14 @@ class LayerProbe:
         """Attention of one segment.
 
         Args:
-            weights: [B, H, N, T] of the current tokens.
-            attn_mask: [N, T] or [B, 1, N, T], ``-inf`` where a token may not look.
+            weights: [B, H, N, T] of the current tokens, or [B, H, T, T] where the memory's rows are recomputed.
+            attn_mask: [N, T] or [B, 1, N, T], ``-inf`` where a token may not look, or [T, T] or [B, 1, T, T].
             alpha: [B, H, M] of the memory rows, or None where there is no look-ahead.
         """
         probe, real = self.probe, self.probe.real.to(weights.device)
-        N, T = weights.shape[-2:]
+        N, T = real.size(1), weights.size(-1)
         M = T - N
+        weights, attn_mask = weights[..., -N:, :], attn_mask[..., -N:, :]
         fallen = (weights[..., :M].double().mean(1) * real[:, :, None]).sum(0)  # [N, M]
         visible = (attn_mask[..., :M] == 0).expand(len(weights), 1, N, M).squeeze(1)
         pairs = (visible * real[:, :, None]).sum(0)  # [N, M]

@@ -1,14 +1,15 @@
-"""The loss of the text, and beside it what a memory wants to have minimised."""
+"""The loss of the text, or of the answers in it, and beside it what a memory wants to have minimised."""
 
-from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+import torch
 from fairseq.criterions import register_criterion
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
 from fairseq.logging import metrics
 from torch import Tensor
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, at_least
 
 # In logging outputs, so that they are told from what fairseq logs.
 PREFIX = "auxiliary_"
@@ -18,6 +19,15 @@ PREFIX = "auxiliary_"
 class MemoryCrossEntropyConfig(CrossEntropyCriterionConfig):
     """Flags of ``--criterion memory_cross_entropy``."""
 
+    score_after: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "score only tokens behind this symbol, so many as --score-offset says, in the same segment, and "
+            "log their accuracy (default: every token is scored)"
+        },
+    )
+    score_offset: int = field(default=1, metadata={"help": "with --score-after: 1 scores the next token"})
+
 
 @register_criterion("memory_cross_entropy", dataclass=MemoryCrossEntropyConfig)
 class MemoryCrossEntropyCriterion(CrossEntropyCriterion):
@@ -25,34 +35,73 @@ class MemoryCrossEntropyCriterion(CrossEntropyCriterion):
 
     What is minimised is text + auxiliary. What is logged as loss, ppl and bpc is the text's alone, comparable
     between memory kinds; each auxiliary loss is logged under its own name, in nats per token, as weighted.
+
+    With ``score_after`` a token means a scored one in all of this.
+
+    Args:
+        task: whose dictionary the targets are of.
+        sentence_avg: divide by streams, not by tokens.
+        score_after, score_offset: the flags.
     """
+
+    def __init__(self, task: Any, sentence_avg: bool, score_after: Optional[str] = None, score_offset: int = 1) -> None:
+        super().__init__(task, sentence_avg)
+        at_least("score_offset", score_offset, 1)
+        if score_after is None and score_offset != 1:
+            raise UsageError(f"--score-offset {score_offset} does nothing without --score-after: leave it out")
+        self.score_offset, self.mark = score_offset, None
+        if score_after is not None:
+            if score_after not in task.target_dictionary:
+                raise UsageError(f"--score-after {score_after} is not in the dictionary: name one of its symbols")
+            self.mark = task.target_dictionary.index(score_after)
 
     def forward(self, model: Any, sample: Dict[str, Any], reduce: bool = True) -> Tuple[Tensor, int, Dict[str, Any]]:
         """(loss, sample size, logging output); without ``reduce`` the text's loss of each token, [B * N]."""
         target = sample["target"]
-        log_probs, extra = model(**sample["net_input"], targets=target)
-        each = -log_probs.masked_fill(target == self.padding_idx, 0)
-        sample_size = target.size(0) if self.sentence_avg else sample["ntokens"]
-        logging_output = {
-            "loss": each.sum().data,
-            "ntokens": sample["ntokens"],
-            "nsentences": target.size(0),
-            "sample_size": sample_size,
-        }
+        tokens, logging_output = sample["ntokens"], {}
+        if self.mark is None:
+            log_probs, extra = model(**sample["net_input"], targets=target)
+            each = -log_probs.masked_fill(target == self.padding_idx, 0)
+        else:
+            output = model(**sample["net_input"])
+            extra = output[1]
+            everything = model.get_normalized_probs(output, log_probs=True)  # [B, N, V]
+            scored = self.answers(target)
+            each = -everything.gather(2, target.unsqueeze(2)).squeeze(2).masked_fill(~scored, 0)
+            tokens = int(scored.sum())
+            logging_output["n_correct"] = ((everything.argmax(2) == target) & scored).sum().data
+        sample_size = target.size(0) if self.sentence_avg else tokens
+        logging_output.update(
+            {"loss": each.sum().data, "ntokens": tokens, "nsentences": target.size(0), "sample_size": sample_size}
+        )
         if not reduce:
             return each.flatten(), sample_size, logging_output
         loss = each.sum()
         # A mean per token times the tokens: sums over micro-batches and ranks then weigh it as the text's loss.
         for name, auxiliary in extra.get("losses", {}).items():
-            loss = loss + auxiliary * sample["ntokens"]
-            logging_output[PREFIX + name] = auxiliary.data * sample["ntokens"]
+            loss = loss + auxiliary * tokens
+            logging_output[PREFIX + name] = auxiliary.data * tokens
         return loss, sample_size, logging_output
+
+    def answers(self, target: Tensor) -> Tensor:
+        """[B, N]: whether a target stands ``score_offset`` behind the symbol that is asked for."""
+        scored = torch.zeros_like(target, dtype=torch.bool)
+        scored[:, self.score_offset :] = target[:, : -self.score_offset] == self.mark
+        return scored & (target != self.padding_idx)
 
     @staticmethod
     def reduce_metrics(logging_outputs: List[Dict[str, Any]]) -> None:
-        """Logs the text's loss as ``cross_entropy`` does, and each auxiliary loss apart, in nats per token."""
-        CrossEntropyCriterion.reduce_metrics(logging_outputs)
+        """Logs the text's loss as ``cross_entropy`` does, and each auxiliary loss apart, in nats per token.
+
+        Accuracy, in percent, is that of scored tokens. Where none was scored there is nothing to log.
+        """
         tokens = sum(log.get("ntokens", 0) for log in logging_outputs)
+        if tokens == 0:
+            return
+        CrossEntropyCriterion.reduce_metrics(logging_outputs)
+        if any("n_correct" in log for log in logging_outputs):
+            correct = sum(log.get("n_correct", 0) for log in logging_outputs)
+            metrics.log_scalar("accuracy", 100 * correct / tokens, tokens, round=2)
         for name in sorted({name for log in logging_outputs for name in log if name.startswith(PREFIX)}):
             total = sum(log.get(name, 0) for log in logging_outputs)
             metrics.log_scalar(name[len(PREFIX) :], total / tokens, tokens, round=6)

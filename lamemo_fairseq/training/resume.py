@@ -162,11 +162,13 @@ class Resumption:
         """Fills ``memory`` for ``model``: as saved, or by reading the segments before once more."""
         decoder = model.decoder
         made_with = decoder.memory.made_with
-        if self.memory is not None and self.memory["made_with"] != made_with:
-            saved = self.memory["made_with"]
+        if self.memory is not None:
+            # What an earlier version saved lacks the flags that came since: it had what are their defaults now.
+            saved = {**decoder.memory.made_by_default, **self.memory["made_with"]}
             changed = [name for name in made_with if saved.get(name) != made_with[name]]
-            self.changes = [f"--{flag(name)} {made_with[name]} (was {saved.get(name)})" for name in changed]
-            self.memory = None
+            if changed:
+                self.changes = [f"--{flag(name)} {made_with[name]} (was {saved.get(name)})" for name in changed]
+                self.memory = None
         where = (
             f"resume: epoch {self.iterator.epoch}, segment {self.segment} of {self.iterator.dataset.layout.segments}"
         )

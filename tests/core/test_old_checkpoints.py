@@ -35,10 +35,14 @@ def log_probs(path: Path) -> List[float]:
     return torch.cat(found).tolist()
 
 
+#: kinds that came later: nobody has an old checkpoint of them
+YOUNGER = {"lookahead-none", "lookahead-detached"}
+
+
 def test_every_kind_was_recorded() -> None:
     from family import KINDS
 
-    assert set(RECORD) == set(KINDS)
+    assert set(RECORD) == set(KINDS) - YOUNGER
 
 
 @pytest.mark.parametrize("kind", sorted(RECORD))

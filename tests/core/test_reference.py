@@ -44,13 +44,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lamemo_disentangled_v2": {"encoding": "disentangled-v2"},
     "lamemo_xl_encoding": {"encoding": "transformer-xl"},
     "lamemo_full": {"look_ahead": "full"},
+    "lamemo_none": {"look_ahead": "none"},
+    "lamemo_detached": {"detach_memory": True},
     "lamemo_pre_norm": {"pre_norm": True},
     "lamemo_clamp_same_length": {"clamp_len": 3, "same_length": True},
     "transformer_xl": {"memory": "recurrence", "encoding": "transformer-xl"},
     "absolute": {"memory": "none", "encoding": "absolute"},
     "no_memory": {"memory": "none", "encoding": "transformer-xl"},
 }
-LOOK_AHEAD_ONCE = [v for v in VARIANTS if v.startswith("lamemo") and v != "lamemo_full"]
+LOOK_AHEAD_ONCE = [v for v in VARIANTS if v.startswith("lamemo") and v not in ("lamemo_full", "lamemo_none")]
 
 variants = pytest.mark.parametrize("variant", VARIANTS)
 EXACT: dict[str, Any] = {"atol": 1e-10, "rtol": 0}

@@ -12,7 +12,8 @@ from typing import Any, Dict, List, Mapping, Sequence
 MODEL: Dict[str, Sequence[Any]] = {
     "memory-type": ["lookahead", "lookahead", "recurrence", "compressive", "continuous", "none"],
     "position-encoding": [None, None, None, "disentangled", "disentangled-v2", "transformer-xl", "shaw", "absolute"],
-    "look-ahead": [None, None, None, "full", "incremental"],
+    "look-ahead": [None, None, None, "full", "none", "incremental"],
+    "detach-memory": [None, None, None, None, True],
     "mem-len": [12, 8, 1, 3, 0, 40, -1],
     "clamp-len": [None, None, None, 4, 1, 100, 0],
     "same-length": [None, None, None, True],

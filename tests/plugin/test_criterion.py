@@ -1,7 +1,6 @@
 """The criterion: the text's loss is logged alone, the memory's losses are minimised beside it."""
 
 import json
-import math
 import re
 import socket
 import subprocess
@@ -13,12 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, USER_DIR, run
-from fairseq.logging import metrics
 from family import make, pieces, text
 
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.memory_store import MemoryStore
-from lamemo_fairseq.plugin.criterion import MemoryCrossEntropyConfig, MemoryCrossEntropyCriterion, check_criterion
+from lamemo_fairseq.plugin.criterion import MemoryCrossEntropyConfig, MemoryCrossEntropyCriterion
 
 PAD = 1
 TINY = (
@@ -39,7 +37,9 @@ class Task:
 
 
 def criterion(sentence_avg: bool = False) -> MemoryCrossEntropyCriterion:
-    assert MemoryCrossEntropyConfig.__dataclass_fields__.keys() == {"_name", "sentence_avg"}
+    assert MemoryCrossEntropyConfig.__dataclass_fields__.keys() == {
+        *("_name", "sentence_avg", "score_after", "score_offset")
+    }
     return MemoryCrossEntropyCriterion(Task(), sentence_avg=sentence_avg)
 
 
@@ -74,6 +74,61 @@ def test_the_text_is_scored_as_cross_entropy_scores_it(kind: str) -> None:
         each, _, _ = criterion()(third, once_more, reduce=False)
         torch.testing.assert_close(each.sum(), expected, rtol=1e-10, atol=1e-10)
         assert each.shape == (batch["target"].numel(),)
+
+
+def scoring(after: str, offset: int) -> MemoryCrossEntropyCriterion:
+    """The criterion with a dictionary in which symbols are written as their numbers."""
+
+    class Dictionary:
+        pad = staticmethod(lambda: PAD)
+        index = staticmethod(int)
+        __contains__ = staticmethod(lambda symbol: symbol.isdigit())
+
+    class Numbers:
+        target_dictionary: Any = Dictionary()
+
+    return MemoryCrossEntropyCriterion(Numbers(), sentence_avg=False, score_after=after, score_offset=offset)
+
+
+@pytest.mark.parametrize("offset", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["lookahead", "lookahead-adaptive", "compressive"])
+def test_what_stands_behind_a_symbol_is_scored_alone(kind: str, offset: int) -> None:
+    """Loss, its gradient's divisor and accuracy, against a loop over the targets."""
+    decoder, plain = make(kind).train(), make(kind).train()
+    for batch, again in zip(samples(decoder, padded=3), samples(plain, padded=3)):
+        batch["target"][0, 0] = again["target"][0, 0] = 7  # at least one mark
+        loss, size, log = scoring("7", offset)(decoder, batch)
+        scores, extra = plain(**again["net_input"])
+        log_probs = plain.get_normalized_probs((scores, None), log_probs=True)
+        expected, count, right = torch.zeros(()).double(), 0, 0
+        for row, targets in enumerate(again["target"].tolist()):
+            for place in range(offset, len(targets)):
+                if targets[place - offset] == 7 and targets[place] != PAD:
+                    expected = expected - log_probs[row, place, targets[place]]
+                    count += 1
+                    right += int(log_probs[row, place].argmax()) == targets[place]
+        assert count > 0 and (size, log["ntokens"], int(log["n_correct"])) == (count, count, right)
+        torch.testing.assert_close(log["loss"], expected.detach(), rtol=1e-10, atol=1e-10)
+        wanted = sum(float(value.detach()) for value in extra["losses"].values()) * count
+        assert float(loss.detach() - log["loss"]) == pytest.approx(wanted, rel=1e-8, abs=1e-8)
+
+
+def test_an_update_without_a_scored_token_logs_nothing() -> None:
+    decoder = make("lookahead").train()
+    batch = samples(decoder, padded=3)[0]
+    loss, size, log = scoring("500", 1)(decoder, batch)
+    assert (float(loss.detach()), size) == (0.0, 0)
+    loss.backward()
+    MemoryCrossEntropyCriterion.reduce_metrics([log])  # which divides by nothing
+
+
+def test_scoring_flags_that_do_nothing_are_refused() -> None:
+    with pytest.raises(UsageError, match="--score-after x is not in the dictionary"):
+        scoring("x", 1)
+    with pytest.raises(UsageError, match="--score-offset 0 is too small"):
+        scoring("7", 0)
+    with pytest.raises(UsageError, match="--score-offset 2 does nothing without --score-after"):
+        MemoryCrossEntropyCriterion(Task(), sentence_avg=False, score_offset=2)
 
 
 def test_sentence_avg_leaves_the_losses_proportions() -> None:
@@ -195,82 +250,3 @@ def test_two_ranks_train_as_one(corpus: Path, tmp_path: Path) -> None:
     for name, weight in one.items():
         # Adam divides by the gradient's size, so that what rounding did to a tiny gradient shows in full.
         torch.testing.assert_close(two[name], weight, rtol=0.0, atol=2e-3)
-
-
-class Model(torch.nn.Module):
-    """Answers with given log-probabilities, and with losses where it is given some."""
-
-    def __init__(self, log_probs: torch.Tensor, **losses: float) -> None:
-        super().__init__()
-        self.log_probs = torch.nn.Parameter(log_probs)
-        self.losses = {name: torch.nn.Parameter(torch.tensor(value).double()) for name, value in losses.items()}
-
-    def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> Any:
-        return self.log_probs, {"losses": self.losses} if self.losses else {}
-
-
-TARGETS = torch.tensor([[5, 6, 7], [8, 9, PAD]])
-SAMPLE = {"net_input": {"tokens": torch.zeros(2, 3).long()}, "target": TARGETS, "ntokens": 5}
-LOG_PROBS = -torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]], dtype=torch.float64)
-
-
-@pytest.mark.parametrize("sentence_avg", [False, True])
-def test_all_that_is_returned(sentence_avg: bool) -> None:
-    """By hand: the text's loss is 31 nats of 5 targets; 0.5 and 2 nats per token stand beside it."""
-    loss, size, log = criterion(sentence_avg)(Model(LOG_PROBS, kl=0.5, far=2.0), SAMPLE)
-    assert size == (2 if sentence_avg else 5)
-    assert loss.requires_grad and float(loss.detach()) == 31 + 5 * 2.5
-    assert {name: float(value) for name, value in log.items()} == {
-        **{"loss": 31, "ntokens": 5, "nsentences": 2, "sample_size": size},
-        **{"auxiliary_kl": 2.5, "auxiliary_far": 10},
-    }
-    assert not any(value.requires_grad for value in log.values() if isinstance(value, torch.Tensor))
-
-
-def test_losses_of_each_token() -> None:
-    for model in (Model(LOG_PROBS), Model(LOG_PROBS, kl=0.5)):
-        each, size, log = criterion()(model, SAMPLE, reduce=False)
-        assert each.tolist() == [1, 2, 4, 8, 16, 0] and size == 5
-        assert set(log) == {"loss", "ntokens", "nsentences", "sample_size"} and float(log["loss"]) == 31
-
-
-def test_no_gradient_of_what_is_not_scored() -> None:
-    model = Model(LOG_PROBS.clone(), kl=0.5)
-    criterion()(model, SAMPLE)[0].backward()
-    assert model.log_probs.grad is not None and model.log_probs.grad.tolist() == [[-1, -1, -1], [-1, -1, 0]]
-    assert float(model.losses["kl"].grad) == 5
-
-
-LOGS = [
-    {"loss": 6.0, "ntokens": 3, "nsentences": 2, "sample_size": 3, "auxiliary_kl": 1.5},
-    {"loss": 4.0, "ntokens": 2, "nsentences": 2, "sample_size": 2, "auxiliary_kl": 3.0, "auxiliary_far": 1.0},
-    {"loss": 0.0, "sample_size": 0},  # of a rank that ran out of batches
-]
-
-
-def test_what_is_logged_is_divided_by_all_tokens() -> None:
-    with metrics.aggregate(new_root=True) as found:
-        MemoryCrossEntropyCriterion.reduce_metrics(LOGS)
-    values = found.get_smoothed_values()
-    assert values["loss"] == pytest.approx(10 / 5 / math.log(2), abs=1e-3)  # in bits, as cross_entropy's
-    assert values["kl"] == 4.5 / 5 and values["far"] == 1 / 5
-    assert [name for name in values if name.startswith("auxiliary")] == []
-    assert found["kl"].count == 5 and found["far"].count == 5  # weighed by tokens where passes are averaged
-    assert list(values).index("far") < list(values).index("kl")  # in one order on every rank
-    with metrics.aggregate(new_root=True) as found:
-        MemoryCrossEntropyCriterion.reduce_metrics([{"loss": 1.0, "ntokens": 7, "sample_size": 7, "auxiliary_kl": 1.0}])
-    assert found.get_smoothed_values()["kl"] == 0.142857  # six digits
-
-
-def test_the_criterion_must_leave_no_loss_out() -> None:
-    check_criterion("memory_cross_entropy", "compressive", ["reconstruction"])
-    check_criterion("cross_entropy", "lookahead", [])
-    for name, losses, line in (
-        ("cross_entropy", ["kl"], "--criterion cross_entropy leaves out the kl loss of --memory-type m: choose"),
-        ("cross_entropy", ["kl", "far"], "--criterion cross_entropy leaves out the kl and far loss of --memory-type m"),
-        ("adaptive_loss", [], "--criterion adaptive_loss leaves out a word of each cluster: choose --criterion memory"),
-        ("adaptive_loss", ["kl"], "--criterion adaptive_loss leaves out a word of each cluster"),
-    ):
-        with pytest.raises(UsageError) as error:
-            check_criterion(name, "m", losses)
-        assert str(error.value).startswith(line) and str(error.value).endswith("--criterion memory_cross_entropy")

@@ -8,7 +8,7 @@ from typing import Dict, Iterator, List, Tuple
 
 from commands import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").glob("*/README.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").glob("*/*.md"))]
 
 #: how a command begins -> why it does not run here; it is parsed all the same
 NOT_RUN = {
@@ -19,6 +19,7 @@ NOT_RUN = {
     "srun": "SLURM",
     "python scripts/benchmark.py": "measures for minutes; tested in test_benchmark.py",
     "lamemo study": "hours; tested in tests/study",
+    "lamemo diagnose runs/diagnostic": "hours; tested in tests/study",
     "more": "a function over lamemo study: hours",
     "bash scripts/gpu_check.sh": "measures for minutes; tested in test_benchmark.py",
     "gsutil": "Google's tool, and terabytes",

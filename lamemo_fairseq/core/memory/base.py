@@ -109,11 +109,13 @@ class LayerMemory:
         previous_attention: attention that the slots gathered in earlier segments, to be continued by a look-ahead;
             None where they are only read.
         long_term: reads a memory that is no keys and values, with the layer's scaled queries [B, H, n, d]; or None.
+        recomputed: the slots attend to what is left of them in memory once more, and go up as the segment's tokens do.
     """
 
     hidden_states: Tensor
     previous_attention: Optional[Attention] = None
     long_term: Optional[Callable[[Tensor], LongTermOutput]] = None
+    recomputed: bool = False
 
     def cached(self) -> "LayerMemory":
         """For a further chunk while decoding: keys and values of the slots are cached, the rest is not."""
@@ -157,8 +159,6 @@ class Memory(nn.Module):
     encodings: ClassVar[Tuple[str, ...]] = ("transformer-xl",)
     #: the flags that mean nothing to other kinds
     options_class: ClassVar[Type[MemoryOptions]] = MemoryOptions
-    #: whether slots are refreshed from the lowest layer upwards in every segment, by looking ahead
-    looks_ahead: ClassVar[bool] = False
     #: whether slots know which document they belong to
     separates_documents: ClassVar[bool] = True
 
@@ -169,11 +169,23 @@ class Memory(nn.Module):
         #: flags with which a saved state must have been made to be continued
         made_with = {"memory_type": self.name, "mem_len": sizes.mem_len, **asdict(options)}
         self.made_with = {flag: str(value) for flag, value in made_with.items()}
+        #: the kind's own flags, as they are where nobody gave them
+        self.made_by_default = {flag: str(value) for flag, value in asdict(self.options_class()).items()}
 
     @property
     def capacity(self) -> int:
         """Slots of a full memory."""
         return self.mem_len
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether slots are refreshed from the lowest layer upwards in every segment, by looking ahead."""
+        return False
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether layers get slots that are ``recomputed`` (:class:`LayerMemory`)."""
+        return False
 
     @property
     def looks_both_ways(self) -> bool:

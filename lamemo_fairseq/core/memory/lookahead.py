@@ -3,12 +3,16 @@
 Kept are the embeddings of the last mem_len tokens and, per layer, what these tokens' attention has gathered so
 far with its log-sum-exp. A layer's hidden states are not kept: they are recomputed in each segment, from the
 embeddings upward, because looking ahead changes them. Slow reference: ``segment`` in ``tests/reference.py``.
+
+Two things set it apart from Transformer-XL: a row sees what comes after it, and, since rows are recomputed, the loss of
+a segment trains what the rows before it hold. ``--look-ahead none`` and ``--detach-memory`` have one without the other.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..errors import UsageError
 from ..softmax import Attention, softmax_dtype
 from .base import LayerMemory, Memory, MemoryOptions, MemorySizes, MemoryState, SegmentRecord, option
 
@@ -19,34 +23,53 @@ class LookAheadOptions(MemoryOptions):
 
     look_ahead: str = option(
         "incremental",
-        "keys of the memory's look-ahead: those not yet seen, or 'full': all that entered last, on both sides",
-        choices=("incremental", "full"),
+        "keys of the memory's look-ahead: those not yet seen, 'full': all that entered last, on both sides, or "
+        "'none': the memory is recomputed, with gradient, from the memory to its left",
+        choices=("incremental", "full", "none"),
     )
+    detach_memory: bool = option(False, "no gradient from the segment through what the memory recomputes")
+
+    def check(self, mem_len: int) -> None:
+        if self.detach_memory and self.look_ahead == "none":
+            raise UsageError(
+                "--detach-memory with --look-ahead none leaves neither sight nor gradient: leave one out, or choose "
+                "--memory-type recurrence"
+            )
 
 
 class LookAheadMemory(Memory):
     """The kind behind ``--memory-type lookahead``.
 
     Keeps ``embeddings`` [B, M, D], and for each layer but the last, whose memory states nobody reads,
-    ``output{l}`` [B, H, M, d] and ``lse{l}`` [B, H, M] (float32 or wider).
+    ``output{l}`` [B, H, M, d] and ``lse{l}`` [B, H, M] (float32 or wider); with ``--look-ahead none`` the embeddings
+    alone.
     """
 
     name = "lookahead"
     encodings = ("disentangled", "disentangled-v2", "transformer-xl")
     options_class = LookAheadOptions
-    looks_ahead = True
 
     def __init__(self, sizes: MemorySizes, options: LookAheadOptions) -> None:
         super().__init__(sizes, options)
-        self.full = options.look_ahead == "full"
+        self.look_ahead, self.detaches = options.look_ahead, options.detach_memory
+        #: layers whose memory rows look ahead: nobody reads those of the last
+        self.looking = range(0 if options.look_ahead == "none" else self.layers - 1)
+
+    @property
+    def looks_ahead(self) -> bool:
+        return not self.recomputes
+
+    @property
+    def recomputes(self) -> bool:
+        return self.look_ahead == "none"
 
     @property
     def looks_both_ways(self) -> bool:
-        return self.full
+        return self.look_ahead == "full"
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:
         tensors = {"embeddings": like.new_zeros(streams, 0, self.dim)}
-        for layer in range(self.layers - 1):
+        for layer in self.looking:
             tensors[f"output{layer}"] = like.new_zeros(streams, self.heads, 0, self.head_dim)
             tensors[f"lse{layer}"] = like.new_zeros(streams, self.heads, 0, dtype=softmax_dtype(like.dtype))
         return MemoryState(tensors)
@@ -55,17 +78,19 @@ class LookAheadMemory(Memory):
         return state.tensors["embeddings"]
 
     def recall(self, state: MemoryState, layer: int, memory_hidden: Tensor) -> LayerMemory:
+        if self.detaches:
+            memory_hidden = memory_hidden.detach()
         if not self.wants_attention(layer):
-            return LayerMemory(memory_hidden)
+            return LayerMemory(memory_hidden, recomputed=self.recomputes and layer < self.layers - 1)
         previous_attention = Attention(state.tensors[f"output{layer}"], state.tensors[f"lse{layer}"])
         return LayerMemory(memory_hidden, previous_attention)
 
     def wants_attention(self, layer: int) -> bool:
-        return layer < self.layers - 1
+        return layer in self.looking
 
     def update(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> MemoryState:
         tensors = {"embeddings": self.push(state.tensors["embeddings"], record.embeddings, tokens_to_memory)}
-        for layer in range(self.layers - 1):
+        for layer in self.looking:
             attention_state = record.attention_state[layer]
             assert attention_state is not None
             for name, tensor in ((f"output{layer}", attention_state.output), (f"lse{layer}", attention_state.lse)):
