@@ -33,12 +33,14 @@ setup(
         "tqdm",
         "pooch",  # downloads of well-known corpora
         "requests",
+        "safetensors",  # lamemo export
     ],
     extras_require={
         # No requirement of all: it compiles only where Cython is installed already and with
         # --no-build-isolation, which pip does not do by itself; scripts/bootstrap.sh does both.
         "fastbpe": ["fastBPE>=0.1.0"],  # --bpe fastbpe, lamemo prepare --bpe
         "sentencepiece": ["sentencepiece"],  # lamemo prepare --sentencepiece
+        "hub": ["huggingface-hub"],  # lamemo push, and models by owner/name
         "test": ["pytest", "pytest-xdist", "hypothesis", "packaging"],
         "dev": ["ruff", "mypy", 'import-linter ; python_version >= "3.11"'],
     },

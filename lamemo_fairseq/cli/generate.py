@@ -8,22 +8,23 @@ import sys
 from typing import Any, Dict, List, Tuple
 
 from ..core.errors import UsageError
+from .text_flags import add_text_flags, text_options
 
 HELP = "Continues a text: plain text in and out, with a trained model."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags; those of the search have fairseq-generate's names, which errors use too."""
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint, or a directory with one; A:B is an ensemble")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a checkpoint, a directory with one, or OWNER/NAME on the hub; A:B is an ensemble",
+    )
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="what to continue; repeatable")
     parser.add_argument(
         "--data", metavar="DIR", help="data-bin with dict.txt (default: MODEL's folder, or what it read)"
     )
-    parser.add_argument(
-        "--bpe", metavar="NAME", help="how text is cut, e.g. text_characters (default: as the data was)"
-    )
-    parser.add_argument("--bpe-codes", metavar="FILE", help="merges of --bpe fastbpe")
-    parser.add_argument("--moses", metavar="LANG", help="tokenize as Moses does for this language")
+    add_text_flags(parser)
     parser.add_argument("--sampling", action="store_true", help="draw tokens, in place of taking the likeliest text")
     parser.add_argument("--sampling-topk", "--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
     parser.add_argument("--sampling-topp", "--top-p", type=float, metavar="P", help="... from those that sum to P")
@@ -96,26 +97,14 @@ def search_flags(arguments: argparse.Namespace) -> Dict[str, Any]:
 def load(arguments: argparse.Namespace) -> Any:
     """The model, with its dictionary and the way from text to tokens."""
     import torch
-    from fairseq.registry import REGISTRIES
 
     from lamemo_fairseq import LaMemoLanguageModel
-
-    from ..data.text_form import text_form
 
     folder, names = checkpoint_of(arguments.model)
     data = arguments.data or data_of(folder, names)
     if not os.path.isfile(os.path.join(data, "dict.txt")):
         raise UsageError(f"--data {data} has no dict.txt: name the data-bin of the model's training")
-    form = text_form(data)
-    if arguments.bpe is not None:
-        known = REGISTRIES["bpe"]["registry"]
-        if arguments.bpe not in known:
-            raise UsageError(f"--bpe {arguments.bpe} is not known: choose one of {', '.join(sorted(known))}")
-        form.update(bpe=arguments.bpe)
-    if arguments.bpe_codes is not None:
-        form.update(bpe_codes=arguments.bpe_codes)
-    if arguments.moses is not None:
-        form.update(tokenizer="moses", source_lang=arguments.moses, target_lang=arguments.moses)
+    form = text_options(arguments, data)
     if not form:
         print("text is cut at white space: the data does not say otherwise (see --bpe, --moses)", file=sys.stderr)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -131,10 +120,12 @@ def load(arguments: argparse.Namespace) -> Any:
 
 def checkpoint_of(model: str) -> Tuple[str, str]:
     """Folder of a checkpoint, and its name there; of an ensemble, their names from the folder of the first."""
+    from ..generation.hub import local_directory
     from ..generation.python_api import CHECKPOINTS
 
     paths: List[str] = []
     for part in model.split(os.pathsep):
+        part = local_directory(part)
         if os.path.isdir(part):
             here = [name for name in CHECKPOINTS if os.path.isfile(os.path.join(part, name))]
             if not here:

@@ -22,6 +22,8 @@ COMMANDS: Dict[str, str] = {
     "diagnose": "diagnose",
     "report": "report",
     "import": "import_checkpoint",
+    "export": "export",
+    "push": "push",
     "user-dir": "user_dir",
 }
 

@@ -1,12 +1,16 @@
-"""How plain text becomes the tokens of a data-bin, as ``lamemo prepare`` wrote it down beside the data; no fairseq."""
+"""How plain text becomes tokens, as ``lamemo prepare`` wrote it down beside the data, or ``lamemo export`` beside the
+model; no fairseq."""
 
 import json
 import os
 from typing import Dict, Optional
 
 from ..core.errors import UsageError
+from ..core.pretrained import CONFIG, WEIGHTS, read_config
 from .counts import CORPUS_FILE
 
+#: units of a corpus -> fairseq's encoder
+CODECS = {"characters": "text_characters", "bytes": "text_bytes"}
 #: files in a data-bin -> fairseq's encoder, and its option for them
 PIECES = {"codes": ("fastbpe", "bpe_codes"), "spm.model": ("sentencepiece", "sentencepiece_model")}
 
@@ -26,17 +30,19 @@ def missing_encoder(error: ImportError) -> Optional[str]:
     return f"a package is missing. {error}"
 
 
-def text_form(data_bin: str) -> Dict[str, str]:
-    """Fairseq's options for text like that of ``data_bin``, by the names of its configuration.
+def text_form(folder: str) -> Dict[str, str]:
+    """Fairseq's options for text like that of a data-bin or of an exported model, by the names of its configuration.
 
-    Characters have ``bpe``; pieces of words ``bpe`` and the option that names their file; what Moses tokenized
-    ``tokenizer``, ``source_lang`` and ``target_lang``. Empty for words between white space, and for data of
-    ``fairseq-preprocess``.
+    Characters and bytes have ``bpe``; pieces of words ``bpe`` and the option that names their file; what Moses
+    tokenized ``tokenizer``, ``source_lang`` and ``target_lang``. Empty for words between white space, and for data
+    of ``fairseq-preprocess``.
 
     Raises:
-        UsageError: the record cannot be read, or the tokens are bytes, for which fairseq has no encoder.
+        UsageError: the record cannot be read.
     """
-    path = os.path.join(data_bin, CORPUS_FILE)
+    if os.path.isfile(os.path.join(folder, WEIGHTS)):
+        return form_of_model(folder)
+    path = os.path.join(folder, CORPUS_FILE)
     if not os.path.isfile(path):
         return {}
     try:
@@ -46,15 +52,28 @@ def text_form(data_bin: str) -> Dict[str, str]:
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} is no record of a corpus ({error}): prepare the data again, or remove it") from None
     options: Dict[str, str] = {}
-    if units == "characters":
-        options["bpe"] = "text_characters"
-    if units == "bytes":
-        raise UsageError(
-            f"{data_bin} holds bytes, which are no plain text: use fairseq-generate, or train on characters"
-        )
+    if units in CODECS:
+        options["bpe"] = CODECS[units]
     for name, (encoder, option) in PIECES.items():
         if name in extras:
-            options.update({"bpe": encoder, option: os.path.join(data_bin, name)})
+            options.update({"bpe": encoder, option: os.path.join(folder, name)})
     if moses is not None:
         options.update(tokenizer="moses", source_lang=moses, target_lang=moses)
     return options
+
+
+def form_of_model(directory: str) -> Dict[str, str]:
+    """The options in ``config.json`` of an exported model, whose files are in its directory.
+
+    Only options of text pass, and only files that the export wrote: a directory may come from anywhere.
+    """
+    config = read_config(directory)
+    text = config.get("text")
+    files = {option for _, option in PIECES.values()}
+    others = {"bpe", "tokenizer", "source_lang", "target_lang"}
+    if not isinstance(text, dict) or not text.keys() <= files | others:
+        raise UsageError(f"{os.path.join(directory, CONFIG)} has no options of text, or more: copy the directory anew")
+    for name, value in text.items():
+        if not isinstance(value, str) or (name in files and value not in config["sha256"]):
+            raise UsageError(f"{os.path.join(directory, CONFIG)} has {name} {value!r}: copy the directory anew")
+    return {name: os.path.join(directory, value) if name in files else value for name, value in text.items()}

@@ -17,14 +17,15 @@ from fairseq import hub_utils, search
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..data.text_form import missing_encoder
+from ..core.pretrained import WEIGHTS
+from ..data.text_form import missing_encoder, text_form
 from .prompts import PromptLines
 from .sampling import Sampling, generator_for
 from .search import PromptedGenerator, nothing_left
 from .session import NEVER, Prompts
 from .text import encode_text
 
-CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
+CHECKPOINTS = (WEIGHTS, "model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 
 
 class GeneratedToken(NamedTuple):
@@ -185,7 +186,8 @@ def from_pretrained(
         folder: where the checkpoints are.
         checkpoint_file: their names (default: the first of ``CHECKPOINTS`` that is there).
         data: directory with ``dict.txt`` (default: ``folder``).
-        overrides: of the checkpoint's configuration, e.g. ``bpe="text_characters"``, ``tokenizer="moses"``.
+        overrides: of the checkpoint's configuration, e.g. ``bpe="text_characters"``, ``tokenizer="moses"``; tokenizer
+            and BPE that an exported model or a data-bin of ``lamemo prepare`` remembers need not be given.
     """
     if checkpoint_file is None:
         here = [name for name in CHECKPOINTS if os.path.isfile(os.path.join(folder, name))]
@@ -198,5 +200,5 @@ def from_pretrained(
     data = os.path.abspath(folder if data is None else data)
     if not os.path.isfile(os.path.join(data, "dict.txt")):
         raise UsageError(f"{data} has no dict.txt: name the data directory of the training as data_name_or_path")
-    loaded = hub_utils.from_pretrained(folder, checkpoint_file, data, **overrides)
+    loaded = hub_utils.from_pretrained(folder, checkpoint_file, data, **{**text_form(data), **overrides})
     return TextInterface(loaded["args"], loaded["task"], loaded["models"])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..training.checkpoint_io import is_whole
+from ..training.exported import weights_checkpoint
 from . import restricted_pickle
 from .authors_checks import check_config, check_shape, check_state, check_weights
 
@@ -200,22 +201,7 @@ def import_checkpoint(path: str, save_dir: str) -> str:
     check_weights(weights, flags, dictionary, theirs["model_config"]["tgt_len"])
     os.makedirs(save_dir, exist_ok=True)
     dictionary.save(os.path.join(save_dir, "dict.txt"))
-    checkpoint = {
-        "args": None,
-        "cfg": fairseq_config(flags, theirs["model_config"]["tgt_len"], save_dir),
-        "model": weights,
-        "criterion": None,
-        "optimizer_history": [
-            {
-                "criterion_name": "CrossEntropyCriterion",
-                "optimizer_name": "FairseqAdam",
-                "lr_scheduler_state": {"best": None},
-                "num_updates": 0,
-            }
-        ],
-        "task_state": {},
-        "extra_state": {"train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": False}},
-    }
+    checkpoint = weights_checkpoint(fairseq_config(flags, theirs["model_config"]["tgt_len"], save_dir), weights, {})
     target = os.path.join(save_dir, "checkpoint.pt")
     torch.save(checkpoint, target)
     return target

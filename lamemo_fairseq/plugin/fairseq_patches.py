@@ -24,13 +24,15 @@ of ``checkpoint_utils``         why
                                 memory of all ranks goes to the first, which alone writes
 ``load_checkpoint``             all ranks pass it before the first update: were they started alike, and is there
                                 anything left to train?
-``load_checkpoint_to_cpu``      torch believes damaged files: they are checked first
+``load_checkpoint_to_cpu``      torch believes damaged files: they are checked first; what ``lamemo export`` wrote is
+                                a checkpoint too
 ``torch_persistent_save``       after a failed write fairseq goes on writing in the middle of the same file, and
                                 takes that for the checkpoint
 ``PathManager.copy``            overwrites ``checkpoint_last.pt`` in place: a kill or a full disk in the middle
                                 would leave neither the old nor the new one
 ``verify_checkpoint_directory`` a traceback where one line will do
-``load_model_ensemble_and_task`` only here is a model's file known: errors of generation and evaluation name it
+``load_model_ensemble_and_task`` only here is a model's file known: errors of generation and evaluation name it; a
+                                directory that ``lamemo export`` wrote has one
 ==============================  ==================================================================================
 """
 
@@ -57,6 +59,7 @@ from ..core.errors import UsageError
 from ..training import checkpoint_io as files
 from ..training import half_precision
 from ..training import rank_checks as agreement
+from ..training.exported import is_exported, load_exported, weights_file
 from ..training.metrics import check_best_metric
 from ..training.resume import StreamIterator
 from ..training.train_step import check_room
@@ -142,6 +145,7 @@ def patch_reading() -> None:
     @functools.wraps(load_checkpoint)
     def load_in_agreement(cfg: Any, trainer: Any, **passed: Any) -> Any:
         files.check_places(cfg.save_dir, cfg.restore_file)
+        check_resumable(cfg)
         agreement.check(trainer)
         check_metric(trainer)
         forget_earlier_runs()
@@ -158,6 +162,8 @@ def patch_reading() -> None:
 
     @functools.wraps(load_to_cpu)
     def load_whole(path: str, *arguments: Any, **named: Any) -> Any:
+        if is_exported(path):
+            return load_exported(path, lambda checkpoint: load_to_cpu(checkpoint, *arguments, **named))
         local = PathManager.get_local_path(path)
         if not PathManager.path_requires_pathmanager(path):
             files.check(local)
@@ -165,6 +171,7 @@ def patch_reading() -> None:
 
     @functools.wraps(load_ensemble)
     def load_with_names(filenames: Any, *arguments: Any, **named: Any) -> Any:
+        filenames = [weights_file(path) for path in filenames]
         for path in filenames:
             files.check_is_file(path)
         models, cfg, task = load_ensemble(filenames, *arguments, **named)
@@ -175,6 +182,15 @@ def patch_reading() -> None:
     checkpoint_utils.load_checkpoint = load_in_agreement
     checkpoint_utils.load_checkpoint_to_cpu = load_whole
     checkpoint_utils.load_model_ensemble_and_task = load_with_names
+
+
+def check_resumable(cfg: Any) -> None:
+    """Raises ``UsageError`` where a training is to go on from an exported model, which has no optimizer."""
+    if is_exported(cfg.restore_file):
+        raise UsageError(
+            f"--restore-file {cfg.restore_file} is an exported model, without optimizer and memory: begin a training "
+            "from it with --finetune-from-model"
+        )
 
 
 def check_metric(trainer: Any) -> None:

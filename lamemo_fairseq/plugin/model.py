@@ -12,6 +12,7 @@ from fairseq.models import (
 from torch import Tensor
 
 from ..core.errors import UsageError
+from ..generation.hub import local_directory
 from ..generation.python_api import TextInterface, from_pretrained
 from .config import LaMemoConfig
 from .decoder import LaMemoDecoder
@@ -73,10 +74,15 @@ class LaMemoLanguageModel(FairseqLanguageModel):
         model_name_or_path: str,
         checkpoint_file: Optional[str] = None,
         data_name_or_path: Optional[str] = None,
+        revision: Optional[str] = None,
         **overrides: Any,
     ) -> TextInterface:
-        """A trained model that samples, scores and streams text: see ``hub.py``."""
-        return from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **overrides)
+        """A trained model that samples, scores and streams text: see ``generation/python_api.py``.
+
+        ``model_name_or_path`` is a folder, or ``owner/name`` on the Hugging Face hub, there at ``revision``.
+        """
+        folder = local_directory(model_name_or_path, revision)
+        return from_pretrained(folder, checkpoint_file, data_name_or_path, **overrides)
 
     def load_state_dict(
         self,

@@ -2,15 +2,12 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from commands import ROOT
+from interpreters import BLOCKED, fresh
 
-# A None in sys.modules makes an import fail, and tells find_spec that there is no such module.
-BLOCKED = "import sys\nfor name in ('fairseq', 'hydra', 'omegaconf'):\n    sys.modules[name] = None\n"
 REGISTERED = """
 from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
@@ -27,13 +24,6 @@ utils.import_user_module(Namespace(user_dir={path!r}))
 utils.import_user_module(Namespace(user_dir={path!r}))
 import lamemo_fairseq
 """
-
-
-def fresh(code: str, folder: Path, path: Path = ROOT) -> None:
-    """Runs ``code`` in a new interpreter that finds the package in ``path``."""
-    environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_core_needs_torch_alone(tmp_path: Path) -> None:

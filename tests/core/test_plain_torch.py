@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT
-from test_alone import BLOCKED
+from interpreters import BLOCKED
 
 from lamemo_fairseq.core import KINDS
 
