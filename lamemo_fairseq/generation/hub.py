@@ -4,6 +4,7 @@ What is fetched holds no pickle and no code: weights in safetensors, JSON and pl
 ``config.json`` holds. Where the package looks, and for which token, is its own affair (``HF_ENDPOINT``, ``HF_TOKEN``).
 """
 
+import logging
 import os
 import re
 from typing import Any, Optional
@@ -13,6 +14,8 @@ from ..core.pretrained import CONFIG, check_files, read_config
 
 #: what a directory may hold
 FILES = ("README.md", CONFIG, "model.safetensors", "dict.txt", "codes", "spm.model")
+#: loggers of HTTP clients and locks: importing fairseq turns every library's debugging messages on
+CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "fsspec")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -68,6 +71,8 @@ def import_hub(why: str) -> Any:
         import huggingface_hub
     except ImportError as error:
         raise UsageError(f"{why} needs a package that is not installed: pip install huggingface-hub") from error
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     return huggingface_hub
 
 

@@ -25,7 +25,7 @@ from .search import PromptedGenerator, nothing_left
 from .session import NEVER, Prompts
 from .text import encode_text
 
-CHECKPOINTS = (WEIGHTS, "model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
+CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt", WEIGHTS)
 
 
 class GeneratedToken(NamedTuple):

@@ -1,1 +1,1 @@
-"""Checkpoints of other programs."""
+"""Checkpoints of other programs, and directories for them."""

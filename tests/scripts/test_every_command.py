@@ -41,6 +41,7 @@ CHANGES: List[Tuple[str, str, str]] = [
         "hydra.run.dir=$PWD/hydra",
         "a model of two thousand weights, two updates; relative paths are seen from the folder that hydra makes",
     ),
+    (r"^(lamemo export runs/quickstart.*)", r"\1 --bpe text_characters", "the corpus here does not say what it is"),
     (r"\bTEXT\b", "TRAIN.txt", "a text"),
     (r"\bCHECKPOINTS\b", "runs/quickstart/lamemo", "a training's folder"),
     (r"--mem-len 0 32 64 128 256", "--mem-len 0 32", "two figures in place of five"),

@@ -18,6 +18,7 @@ NOT_RUN = {
     "torchrun": "two machines",
     "srun": "SLURM",
     "python scripts/benchmark.py": "measures for minutes; tested in test_benchmark.py",
+    "lamemo push": "needs an account and a network; tested in tests/generation/test_hub.py",
     "lamemo study": "hours; tested in tests/study",
     "lamemo diagnose runs/diagnostic": "hours; tested in tests/study",
     "more": "a function over lamemo study: hours",
