@@ -20,7 +20,7 @@ NOT_RUN = {
     "python scripts/benchmark.py": "measures for minutes; tested in test_benchmark.py",
     "lamemo push": "needs an account and a network; tested in tests/generation/test_hub.py",
     "lamemo study": "hours; tested in tests/study",
-    "lamemo diagnose runs/diagnostic": "hours; tested in tests/study",
+    "lamemo diagnose": "hours, or writes into the checkout; tested in tests/study",
     "more": "a function over lamemo study: hours",
     "bash scripts/gpu_check.sh": "measures for minutes; tested in test_benchmark.py",
     "gsutil": "Google's tool, and terabytes",
