@@ -3,7 +3,7 @@
 Loops over rows, words and places; integrals by sums over a fine grid. It imports neither the package nor fairseq.
 Papers: Compressive Transformer (arXiv 1911.05507), infinity-former (arXiv 2109.00301), relative positions of Shaw et
 al. (arXiv 1803.02155) in the form of Transformer-XL's comparison (arXiv 1901.02860), adaptive softmax (arXiv
-1609.04309). Letters: H heads, d head width, D model width, c compression rate, E bumps.
+1609.04309). Letters: H heads, d head width, D model width, c compression rate, E basis functions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def widths(count: int) -> tuple[float, float]:
-    """Of the continuous signal's bumps: one half of them narrow, one half wide, each half even over [0, 1].
+    """Of the continuous signal's basis functions: one half of them narrow, one half wide, each half even over [0, 1].
 
     The wide ones are at least as wide as the gaps between them.
     """
@@ -28,7 +28,7 @@ def widths(count: int) -> tuple[float, float]:
 
 
 def compress_mean(rows: Tensor, c: int) -> Tensor:
-    return torch.stack([sum(rows[g * c + j] for j in range(c)) / c for g in range(len(rows) // c)])
+    return torch.stack([sum((rows[g * c + j] for j in range(c)), torch.zeros(())) / c for g in range(len(rows) // c)])
 
 
 def compress_max(rows: Tensor, c: int) -> Tensor:
@@ -70,7 +70,7 @@ def content_attention(h: Tensor, rows: Tensor, Wq: Tensor, Wk: Tensor, Wv: Tenso
 # Infinity-former, section 3: signals on [0, 1].
 
 
-def bumps(t: float, count: int) -> Tensor:
+def basis_functions(t: float, count: int) -> Tensor:
     """psi(t) [E]."""
     half = count // 2
     values = []
@@ -83,14 +83,14 @@ def bumps(t: float, count: int) -> Tensor:
 
 def ridge(values: Tensor, places: Sequence[float], penalty: float, count: int) -> Tensor:
     """Coefficients B [E, D] of values [n, D] at ``places``: B^T = X^T F^T (F F^T + penalty I)^-1."""
-    F = torch.stack([bumps(t, count) for t in places], dim=1)  # [E, n]
+    F = torch.stack([basis_functions(t, count) for t in places], dim=1)  # [E, n]
     inverse = torch.linalg.inv(F @ F.T + penalty * torch.eye(count, dtype=torch.float64))
     return (values.T @ F.T @ inverse).T
 
 
 def signal_at(B: Tensor, t: float) -> Tensor:
     """X(t) = B^T psi(t), [D]."""
-    return B.T @ bumps(t, len(B))
+    return B.T @ basis_functions(t, len(B))
 
 
 def integral(function: Callable[[Tensor], Tensor], low: float, high: float, steps: int = 30_000) -> Tensor:

@@ -63,7 +63,7 @@ class AttentionOutput(NamedTuple):
 
 
 class RelativeAttention(nn.Module):
-    """One layer's attention.
+    """One layer's attention. Slow reference: ``segment`` in ``tests/reference.py``.
 
     Args:
         dim: D.
@@ -100,7 +100,7 @@ class RelativeAttention(nn.Module):
         cache: Optional[Cache] = None,
         probe: Optional[LayerProbe] = None,
     ) -> AttentionOutput:
-        """Attends from the current tokens and, where attention is ``previous_attention``, from the memory ahead.
+        """Attends from the current tokens and, given ``previous_attention``, from the memory ahead.
 
         Args:
             h: [B, M + N, D], ``memory`` = M rows of it older than the segment. In a further chunk of a segment

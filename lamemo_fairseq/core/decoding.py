@@ -86,7 +86,7 @@ class DecodingSegment:
         self.embeddings.slot().copy_(x)
         for number, layer in enumerate(weights):
             self.inputs[number].slot().copy_(x)
-            x = layer.read(
+            x = layer.decode_step(
                 x, self.caches[number], reach, self.outputs[number], self.lses[number], self.stores_attention[number]
             )
         self.length += 1

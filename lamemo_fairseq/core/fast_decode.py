@@ -73,9 +73,11 @@ class FastDecodeLayer:
             torch.stack([transposed(weight) for weight in feed.fc2.weight.chunk(P, dim=1)]),
         )
 
-    def read(self, x: Tensor, cache: Cache, reach: Optional[int], output: Buffer, lse: Buffer, keep: bool) -> Tensor:
+    def decode_step(
+        self, x: Tensor, cache: Cache, reach: Optional[int], output: Buffer, lse: Buffer, keep: bool
+    ) -> Tensor:
         """One token's states [B, D] -> [B, D]; its key and value enter ``cache``, and if ``keep`` its attention
-        enters ``output`` and ``lse``."""
+        enters ``output`` and ``lse``. Slow reference: ``stream_logits`` in ``tests/reference.py``."""
         layer, pre_norm = self.layer, self.layer.normalize_before
         B, H, d = x.size(0), layer.attention.heads, layer.attention.head_dim
         h = normalize(layer.attention_norm, x) if pre_norm else x

@@ -162,6 +162,8 @@ def fused_attention(
 ) -> FusedAttention:
     """Softmax attention whose scores are content·key + position·R_distance, continued from ``previous_attention``.
 
+    Slow reference: ``causal_scores``, ``ahead_scores`` and ``attend``, compared in ``tests/core/test_fused.py``.
+
     Args:
         content: scaled queries with the content vector, [B, H, n, d].
         position: scaled queries with the position vector, [B, H, n, d].

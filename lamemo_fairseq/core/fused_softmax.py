@@ -66,6 +66,8 @@ class TargetLogProbs(torch.autograd.Function):
 def chunked_target_log_probs(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """Log-probabilities [n] of ``targets`` [n] given ``features`` [n, D], in float32 or wider.
 
+    Slow reference: ``MemoryTransformer.log_probs`` and a gather, compared in ``tests/core/test_fused.py``.
+
     Args:
         features: [n, D].
         weight: of the output layer, [V, D].

@@ -26,7 +26,7 @@ def align(products: Tensor) -> Tensor:
     per column. Its keys begin ``C - r`` columns in, since each row stands one position further than the last:
     ``aligned[r, c] = products[r, c + C - r]``. In a flat buffer that is a fixed stride of L - 1, so the
     result [..., C, L - 1] is a window on the same numbers. Entries beyond a row's own keys belong to its
-    neighbour and must be hidden by the caller.
+    neighbour and must be hidden by the caller. Slow reference: ``score`` in ``tests/reference.py``.
     """
     rows, columns = products.shape[-2:]
     flat = products.flatten(-2)

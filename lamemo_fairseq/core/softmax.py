@@ -63,6 +63,8 @@ def attend(
     the interpolation ``alpha * old + (1 - alpha) * new`` with ``alpha = exp(lse_old) / (exp(lse_old) +
     exp(lse_new))`` (LaMemo, equation 6), in a form that cannot overflow. No gradient reaches ``previous_attention``.
 
+    Slow reference: ``average`` and ``merge`` in ``tests/reference.py``.
+
     Args:
         scores: [B, H, N, keys], scaled; hidden keys hold ``-inf``. Without ``previous_attention`` each row needs a
             visible key.

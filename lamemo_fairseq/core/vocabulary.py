@@ -197,7 +197,10 @@ class AdaptiveHead(nn.Module):
         return zip(self.cutoff, self.cutoff[1:], self.tail)
 
     def log_probs(self, features: Tensor) -> Tensor:
-        """[..., D] -> [..., V], float32 or wider: one distribution over all words."""
+        """[..., D] -> [..., V], float32 or wider: one distribution over all words.
+
+        Slow reference: ``adaptive_log_probs`` in ``tests/reference_family.py``.
+        """
         wide = softmax_dtype(features.dtype)
         head = F.log_softmax(self.first(features), dim=-1, dtype=wide)
         parts = [head[..., : self.cutoff[0]]]
@@ -207,7 +210,10 @@ class AdaptiveHead(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def target_log_probs(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Log-probabilities [n] of ``targets`` [n], given ``features`` [n, D]: only their clusters are computed."""
+        """Log-probabilities [n] of ``targets`` [n], given ``features`` [n, D]: only their clusters are computed.
+
+        Slow reference: ``adaptive_log_probs`` in ``tests/reference_family.py``.
+        """
         wide = softmax_dtype(features.dtype)
         head = F.log_softmax(self.first(features), dim=-1, dtype=wide)
         entry = targets.clone()

@@ -174,28 +174,28 @@ def test_contraction() -> None:
     torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("bumps", [4, 8, 16, 32, 64])
+@pytest.mark.parametrize("basis_functions", [4, 8, 16, 32, 64])
 @pytest.mark.parametrize("new", [1, 16, 64])
-def test_a_contracted_signal_dies_out(bumps: int, new: int) -> None:
-    """Contracted again and again the signal does not grow, whatever the number of bumps."""
-    memory = make("continuous", long_term_basis=bumps).memory
-    step = signals.regression(memory.samples, new, memory.tau, bumps, memory.ridge, torch.device("cpu"))
+def test_a_contracted_signal_dies_out(basis_functions: int, new: int) -> None:
+    """Contracted again and again the signal does not grow, whatever the number of basis functions."""
+    memory = make("continuous", long_term_basis=basis_functions).memory
+    step = signals.regression(memory.samples, new, memory.tau, basis_functions, memory.ridge, torch.device("cpu"))
     places = signals.midpoints(memory.samples, 0, 1, step)
-    again = step[: memory.samples].T @ signals.evaluate(places, bumps)  # [E, E], coefficients to coefficients
+    again = step[: memory.samples].T @ signals.evaluate(places, basis_functions)  # [E, E], coefficients to coefficients
     assert torch.linalg.eigvals(again).abs().max() < 0.95
 
 
-@pytest.mark.parametrize("bumps", [4, 16, 32])
-def test_a_sticky_signal_stays_bounded(bumps: int) -> None:
+@pytest.mark.parametrize("basis_functions", [4, 16, 32])
+def test_a_sticky_signal_stays_bounded(basis_functions: int) -> None:
     """Even where all queries always read the same small place, by the seam."""
-    memory = make("continuous-sticky", long_term_basis=bumps).memory
-    usage = torch.zeros(2, bumps, dtype=torch.float64)
-    usage[0, bumps // 2] = usage[1, int(0.7 * bumps)] = 1
+    memory = make("continuous-sticky", long_term_basis=basis_functions).memory
+    usage = torch.zeros(2, basis_functions, dtype=torch.float64)
+    usage[0, basis_functions // 2] = usage[1, int(0.7 * basis_functions)] = 1
     signal = memory.extend(noise(2, 0, 12), noise(2, 16, 12), None)
     for number in range(300):
         rows = noise(2, 16, 12, seed=number)
         signal = memory.extend(signal, rows, usage)
-        height = (signals.evaluate(signals.midpoints(500, 0, 1, rows), bumps) @ signal).abs().max()
+        height = (signals.evaluate(signals.midpoints(500, 0, 1, rows), basis_functions) @ signal).abs().max()
         assert height < 1.2 * continuous.HEADROOM * rows.abs().max()
 
 

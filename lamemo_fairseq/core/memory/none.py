@@ -1,4 +1,4 @@
-"""No memory: each segment is read alone."""
+"""No memory: each segment is read by itself. Slow reference: ``segment`` in ``tests/reference.py``."""
 
 from torch import Tensor
 

@@ -1,6 +1,6 @@
 """A signal on [0, 1] as a sum of Gaussian basis functions, fitted by ridge regression (arXiv 2109.00301).
 
-Of the continuous memory. E basis functions. Slow reference: ``bumps``, ``ridge`` and ``signal_at`` in
+Of the continuous memory. E basis functions. Slow reference: ``basis_functions``, ``ridge`` and ``signal_at`` in
 ``tests/reference_family.py``.
 """
 
