@@ -13,10 +13,14 @@ from ..core.memory import MemoryState
 
 
 class CommittedState(NamedTuple):
-    """A state, and the number of the segment that follows what it has read."""
+    """What a segment left: a state, and the number of the segment that may continue it.
+
+    ``alphas`` are for metrics: per layer that looked ahead, the weight [B, H, M] of the slots' earlier attention.
+    """
 
     following: int
     state: MemoryState
+    alphas: Sequence[Tensor] = ()
 
 
 class MemoryStore:
@@ -32,7 +36,6 @@ class MemoryStore:
     def __init__(self, name: str) -> None:
         self.name = name
         self.committed: Dict[Any, CommittedState] = {}
-        self.alphas: Sequence[Tensor] = ()  # of the last segment: see :meth:`keep`
 
     def latest(self, decoder: Any) -> Optional[CommittedState]:
         """What ``decoder`` left last."""
@@ -53,12 +56,8 @@ class MemoryStore:
         return last.state
 
     def keep(self, decoder: Any, segment: int, state: MemoryState, alphas: Sequence[Tensor] = ()) -> None:
-        """What ``segment`` left behind.
-
-        ``alphas`` are for metrics: per layer that looked ahead, the weight [B, H, M] of what was known before.
-        """
-        self.alphas = alphas
-        self.committed[decoder] = CommittedState(segment + 1, state)
+        """What ``segment`` left behind."""
+        self.committed[decoder] = CommittedState(segment + 1, state, alphas)
 
     def bytes_held(self) -> int:
         """Size of the memory that is held now, of all decoders."""
@@ -72,7 +71,12 @@ class MemoryStore:
 
 
 def attach(batch: Dict[str, Any], store: MemoryStore) -> Dict[str, Any]:
-    """The batch with the store whose memory it continues."""
+    """The batch with the store whose memory it continues.
+
+    The decoder reads its state from the store and leaves the next one there, because fairseq has no other way in or
+    out: its criteria and its ``SequenceScorer`` call ``model(**net_input)``, and of what that returns only a loss,
+    numbers to log, or scores come back. Below the decoder a state is a value that goes in and comes out.
+    """
     if not batch:
         return batch
     return {**batch, "net_input": {**batch["net_input"], "stream": store}}

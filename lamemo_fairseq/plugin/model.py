@@ -62,7 +62,11 @@ class LaMemoLanguageModel(FairseqLanguageModel):
     def get_normalized_probs(
         self, net_output: Tuple[Tensor, Any], log_probs: bool, sample: Optional[Dict[str, Any]] = None
     ) -> Tensor:
-        """(Log-)probabilities [B, N, V]; an evaluation's tally notes those of the targets."""
+        """(Log-)probabilities [B, N, V]; an evaluation's tally notes those of the targets.
+
+        The tally travels in ``sample`` and is changed here, because fairseq-eval-lm shows probabilities to nobody else:
+        it strips pads from its scores, skips infinite ones, and adds up in float32 what it has rounded.
+        """
         probabilities = super().get_normalized_probs(net_output, log_probs, sample)
         if sample is not None and "tally" in sample:
             sample["tally"].note(probabilities, sample["target"], log_probs)

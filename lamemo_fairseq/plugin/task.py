@@ -50,9 +50,12 @@ class MemoryLanguageModelingTask(GenerationHooks):
         self.characters = not Spelling.of(dictionary).spaced  # whether every token is one character
         self.training_memory = TrainingMemory(cfg.train_subset)
         self.validation_memory: Dict[str, MemoryStore] = {}  # by split; not training's, whatever the split is called
-        self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # by memory kind
-        self.memory_length = 0  # tokens that the memory of the models built so far can hold
-        self.validating = "valid"  # the subset that is being validated
+        # Two facts of the models built so far: fairseq hands models to neither build_criterion nor eval_lm_dataloader,
+        # which it calls behind build_model, so the task is where these can learn of them.
+        self.wanted_losses: Dict[str, Tuple[str, ...]] = {}  # auxiliary losses by memory kind
+        self.memory_length = 0  # tokens that a full memory holds
+        # The subset of the last valid_step: post_validate is told numbers, not whose they are.
+        self.validating = "valid"
         self.trains = False  # whether validation belongs to a training
         self.laid_out: Set[str] = set()  # splits whose layout was looked at: once is enough
         self.csv: Optional[CsvLog] = None

@@ -43,14 +43,14 @@ def check_best_metric(name: str, characters: bool) -> None:
         )
 
 
-def observe(stream: MemoryStore, device: torch.device) -> Dict[str, Any]:
+def observe(store: MemoryStore, device: torch.device) -> Dict[str, Any]:
     """What one micro-batch adds to its logging output: the same keys on all ranks."""
-    alphas = [alpha for alpha in stream.alphas if alpha.numel() > 0]
+    alphas = [alpha for left in store.held() for alpha in left.alphas if alpha.numel() > 0]
     total: Any = torch.stack([alpha.sum() for alpha in alphas]).sum() if alphas else torch.zeros((), device=device)
     return {
         "alpha_sum": total,
         "alpha_count": sum(alpha.numel() for alpha in alphas),
-        "memory_bytes": stream.bytes_held(),
+        "memory_bytes": store.bytes_held(),
         "peak_bytes": peak_bytes(device),
         "readings": 1,
     }

@@ -57,8 +57,7 @@ class TrainingMemory(MemoryStore):
 
     def keep(self, decoder: Any, segment: int, state: MemoryState, alphas: Sequence[Tensor] = ()) -> None:
         """What ``segment`` left behind waits for :meth:`commit`."""
-        self.alphas = alphas
-        self.pending[decoder] = CommittedState(segment + 1, state)
+        self.pending[decoder] = CommittedState(segment + 1, state, alphas)
 
     def begin(self) -> None:
         """An update begins; what an unfinished one left is dropped."""

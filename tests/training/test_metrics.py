@@ -57,7 +57,7 @@ def test_alpha_is_the_mean_over_all_memory(data):
     expected, sums = [], [0.0, 0]
     for number, batch in enumerate(batches[:3]):
         _, _, output = task.train_step(batch, model, criterion, optimizer, number)
-        expected += [alpha.flatten() for alpha in task.training_memory.alphas]
+        expected += [alpha.flatten() for left in task.training_memory.held() for alpha in left.alphas]
         sums = [sums[0] + float(output["alpha_sum"]), sums[1] + output["alpha_count"]]
     assert sums[0] / sums[1] == pytest.approx(float(torch.cat(expected).mean()), rel=1e-5)
 
