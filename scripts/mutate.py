@@ -89,8 +89,8 @@ def words_only(original: ast.FunctionDef, mutant: ast.FunctionDef) -> bool:
 
 def difference(original: ast.FunctionDef, mutant: ast.FunctionDef) -> str:
     """The changed lines."""
-    pair = [ast.unparse(function).splitlines()[1:] for function in (original, mutant)]
-    return "\n".join(line for line in list(difflib.unified_diff(*pair, n=0, lineterm=""))[2:] if line[:2] != "@@")
+    one, other = (ast.unparse(function).splitlines()[1:] for function in (original, mutant))
+    return "\n".join(line for line in list(difflib.unified_diff(one, other, n=0, lineterm=""))[2:] if line[:2] != "@@")
 
 
 class Runner:

@@ -16,7 +16,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import torch
 
@@ -31,7 +31,7 @@ from lamemo_fairseq.study import curves
 ROOT = Path(__file__).resolve().parent.parent
 PRESET = PRESETS["lamemo_lm_small"]
 # Name, title, what differs from the preset.
-MODELS = (
+MODELS: Tuple[Tuple[str, str, List[str]], ...] = (
     ("lamemo", "LaMemo", []),
     ("transformer-xl", "Transformer-XL", ["--memory-type", "recurrence"]),
 )

@@ -83,7 +83,7 @@ class Command:
     def __init__(
         self,
         module: str,
-        arguments: Sequence[str],
+        arguments: Sequence[object],
         output: Path,
         stdin: Optional[Path] = None,
         **environment: str,
@@ -117,7 +117,8 @@ class Command:
         if self.process.is_alive():
             self.kill()
             raise TimeoutError(f"still running after {seconds} s:\n{self.own_text()[-3000:]}")
-        return int(self.process.exitcode)
+        assert self.process.exitcode is not None
+        return self.process.exitcode
 
     def succeed(self, seconds: float = 120) -> str:
         """The output of a command that must not fail."""
@@ -201,7 +202,7 @@ def train(
     if output is None:
         save_dir.parent.mkdir(parents=True, exist_ok=True)
         output = save_dir.parent / f"{save_dir.name}.log"
-    base = [
+    base: List[object] = [
         *(data, "--user-dir", PLUGIN, "--task", "memory_language_modeling", "--arch", "lamemo_lm"),
         *(["--cpu"] if cpu else []),
         *("--decoder-layers", 2, "--decoder-embed-dim", 16, "--decoder-ffn-embed-dim", 32),
@@ -212,8 +213,8 @@ def train(
         *flags,
     ]
     if ranks == 1:
-        return [Command("train", base, output, **environment)]
-    meeting = [
+        return [Command("train", base, output, None, **environment)]
+    meeting: List[object] = [
         *("--distributed-world-size", ranks, "--distributed-init-method", f"tcp://127.0.0.1:{free_port()}"),
         *("--distributed-no-spawn", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"),
     ]
@@ -222,6 +223,7 @@ def train(
             "train",
             [*base, *meeting, "--distributed-rank", rank, *(rank_flags[rank] if rank_flags else [])],
             output.with_suffix(f".{rank}.log"),
+            None,
             **environment,
         )
         for rank in range(ranks)

@@ -4,6 +4,7 @@
 """
 
 import os
+from typing import Any, Dict, Tuple
 
 from fairseq.criterions import register_criterion
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
@@ -15,11 +16,11 @@ from lamemo_fairseq.training.distributed import rank
 class FailingCrossEntropy(CrossEntropyCriterion):
     """Cross entropy that runs out of memory."""
 
-    def __init__(self, task, sentence_avg):
+    def __init__(self, task: Any, sentence_avg: bool) -> None:
         super().__init__(task, sentence_avg)
         self.left = [tuple(map(int, fault.split(":"))) for fault in os.environ.get("FAULTS", "").split(",") if fault]
 
-    def forward(self, model, sample, reduce=True):
+    def forward(self, model: Any, sample: Dict[str, Any], reduce: bool = True) -> Tuple[Any, int, Dict[str, Any]]:
         result = super().forward(model, sample, reduce)
         place = (rank(), sample["net_input"].get("segment"))
         if model.training and place in self.left:

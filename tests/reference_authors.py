@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # Their attn_type -> memory, encoding, look-ahead. Not here: 1, which
 # the reference does not cover, and 2, whose positions count down, N-1 to 0, where ours count up.
-VARIANTS = {
+VARIANTS: dict[int, tuple[Any, Any, Any]] = {
     0: ("recurrence", "transformer-xl", "incremental"),
     3: ("lookahead", "disentangled", "incremental"),
     31: ("lookahead", "transformer-xl", "incremental"),
@@ -74,11 +74,13 @@ def config_from_authors(model_config: Mapping[str, Any]) -> ReferenceConfig:
 
 def weights_from_authors(model_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Their state dict, or gradients under its names, -> ours in float64. Token ids stay theirs."""
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for theirs, tensor in model_state.items():
         if UNREAD.fullmatch(theirs):
             continue
-        layer, name = re.fullmatch(r"(layers\.\d+\.)?(.*)", theirs).groups(default="")
+        parsed = re.fullmatch(r"(layers\.\d+\.)?(.*)", theirs)
+        assert parsed is not None  # the second part is any
+        layer, name = parsed.groups(default="")
         if name in STACKED:
             ours = STACKED[name]
             parts = tensor.double().chunk(len(ours))  # each [H*d,D]
