@@ -226,11 +226,10 @@ def segment(
         w = layer_weights(weights, layer)
         if not ahead:
             m = state.inputs[layer]
-        if cfg.detach_memory:
-            m = m.detach()  # no gradient through the layers below, as where the memory is not recomputed
+        # Detached, no gradient reaches the layers below, as where the memory is not recomputed.
+        m = m.detach() if cfg.detach_memory else m
         h = torch.cat([m, x], 1)
         rows = project(cfg, w, h, documents)
-
         attended = []
         for i in range(M) if looks else ():
             keys = look_ahead_keys(cfg, i, M, A)
@@ -243,7 +242,6 @@ def segment(
             scores = score(cfg, w, rows, i, keys, ahead=False)
             attended.append(average(scores, rows.v[:, :, keys]))
         o, lse = (torch.stack(parts, 2) for parts in zip(*attended))
-
         if layer < len(state.inputs):
             new.inputs.append(remember(h, 1))
         if looks:

@@ -103,9 +103,8 @@ class RelativeAttention(nn.Module):
         """Attends from the current tokens and, given ``previous_attention``, from the memory ahead.
 
         Args:
-            h: [B, M + N, D], ``memory`` = M rows of it older than the segment. In a further chunk of a segment
-                that is decoded M is 0, and what came before stands in ``cache``. M is 0 too where the memory's rows
-                are recomputed, which makes them tokens among others.
+            h: [B, M + N, D], ``memory`` = M rows of it older than the segment; 0 where these stand in ``cache``, as in
+                a further chunk of a segment that is decoded, or are recomputed as tokens among others.
             geometry: encodings and masks of this segment.
             biases: shared vectors.
             previous_attention: what the memory rows gathered before; None where they are only read.
