@@ -117,6 +117,19 @@ def test_every_kind_of_memory_is_saved(data, tmp_path, kind):
     assert "replaying" not in output
 
 
+def test_a_memory_saved_before_a_flag_existed_is_continued(data, tmp_path):
+    """It was made with what is the flag's default now; with another value it is not continued."""
+    train(data, tmp_path / "run", "--max-update", 4)[0].succeed()
+    path = tmp_path / "run" / "checkpoint_last.pt"
+    saved = load(path)
+    made_with = saved["extra_state"]["train_iterator"]["streams"]["memory"]["made_with"]
+    del made_with["detach_memory"]
+    torch.save(saved, path)
+    output = train(data, tmp_path / "run", "--max-update", 6, "--detach-memory", "--no-save")[0].succeed()
+    assert "--detach-memory True (was False)" in output
+    assert "with the memory as it was saved" in train(data, tmp_path / "run", "--max-update", 6)[0].succeed()
+
+
 @pytest.mark.parametrize(
     "flags",
     [
