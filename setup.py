@@ -18,8 +18,9 @@ setup(
     version="0.2.0",
     description="LaMemo, a language model with look-ahead memory, as a fairseq plugin",
     license="MIT",
-    entry_points={"console_scripts": ["lamemo=lamemo_fairseq.cli.main:main"]},
+    entry_points={"console_scripts": ["lamemo=lamemo_command:main"]},
     python_requires=">=3.9,<3.13",  # no build of fairseq is known to run on later ones
+    py_modules=["lamemo_command"],  # beside the package, whose import takes seconds
     packages=find_packages(include=["lamemo_fairseq", "lamemo_fairseq.*"]),
     package_data={"lamemo_fairseq": ["py.typed"], "lamemo_fairseq.benchmark": ["fake_cuda.cpp"]},
     install_requires=[

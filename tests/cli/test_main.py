@@ -36,6 +36,17 @@ def test_the_table_lists_them(capsys: pytest.CaptureFixture) -> None:
     assert end.value.code == 2
 
 
+def test_the_table_comes_without_importing_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    """What ``lamemo --help`` prints is what the package's own parser does."""
+    code = "import sys, lamemo_command\nsys.argv = ['lamemo', '--help']\ncode = lamemo_command.main()\n"
+    code += "assert not {'torch', 'fairseq', 'lamemo_fairseq'} & set(sys.modules)\nsys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert done.stdout == capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "error, code, line",
     [
