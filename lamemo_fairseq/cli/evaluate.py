@@ -106,9 +106,10 @@ def task_for(args: argparse.Namespace, tokens: int) -> Any:
 def score(cell: "Cell", args: argparse.Namespace, title: str) -> Dict[str, Any]:
     """Loads a cell's checkpoint and scores it."""
     import torch
-    from fairseq import checkpoint_utils
+    from fairseq import checkpoint_utils, utils
 
     from ..core.probe import Probe
+    from ..data.counts import read_counts
     from ..evaluation.grid import score_cell
 
     task = task_for(args, cell.tokens - cell.context)
@@ -124,8 +125,14 @@ def score(cell: "Cell", args: argparse.Namespace, title: str) -> Dict[str, Any]:
     def finish(tally: "LossAccumulator") -> None:
         tally.score.targets = text.total
         tally.score.check(cell.path)
+        tally.score = tally.score.of_original(counts, args.gen_subset)
 
+    counts = read_counts(utils.split_paths(args.data)[0], args.gen_subset)
     plan = task.protocol(cell.context, args.batch_size)
     batches = plan.batches(text, task.source_dictionary, finish, args.num_workers)
     probe = Probe(cfg.model.decoder_layers, REACH) if args.attention else None
-    return {"memory_type": str(cfg.model.memory_type), **score_cell(model, batches, device, probe, title)}
+    found = score_cell(model, batches, device, probe, title)
+    warning = batches.tally.score.unknown_warning(args.gen_subset)
+    if warning is not None:
+        print(warning)
+    return {"memory_type": str(cfg.model.memory_type), **found}

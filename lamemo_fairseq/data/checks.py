@@ -12,24 +12,26 @@ from .text import Text
 logger = logging.getLogger(__name__)
 
 
-def warn_of_short_streams(layout: Layout, split: str, tokens: int, ranks: int) -> None:
+def warn_of_short_streams(layout: Layout, split: str, tokens: int, ranks: int, context: int = 0) -> None:
     """Streams of one segment or less: nothing is ever remembered.
 
     Args:
         layout: how the split is laid out.
         split: its name.
-        tokens: ``--tokens-per-sample``.
+        tokens: new tokens of a segment: ``--tokens-per-sample`` less ``context``.
         ranks: processes that share the streams.
+        context: ``--context-window``.
     """
     each = -(-layout.total // layout.rows)
     if layout.rows == 1 or each > tokens:
         return
+    window = f" with --context-window {context}" if context else ""
     largest = (layout.total - 1) // tokens // ranks
     way_out = f"--batch-size {largest} or less, or " if largest > 0 else ""
     logger.warning(
-        "split %s: %d streams (--batch-size times ranks) of %d tokens hold %d each, --tokens-per-sample is %d, "
+        "split %s: %d streams (--batch-size times ranks) of %d tokens hold %d each, --tokens-per-sample is %d%s, "
         "so that no stream has a second segment to use its memory in: choose %sshorter segments",
-        *(split, layout.rows, layout.total, each, tokens, way_out),
+        *(split, layout.rows, layout.total, each, tokens + context, window, way_out),
     )
 
 

@@ -19,12 +19,14 @@ class Spelling:
 
     Attributes:
         eos: the symbol that ends a line, which is one character.
+        unk: the symbol of what the dictionary lacks; how many characters that were, it cannot say.
         lengths: [V] characters of each symbol.
         continued: [V] whether the word goes on in the next symbol.
         spaced: whether a space stands between words; False for a dictionary of characters.
     """
 
     eos: int
+    unk: int
     lengths: Tensor
     continued: Tensor
     spaced: bool
@@ -40,7 +42,7 @@ class Spelling:
         spaced = any(continued) or 2 * sum(len(symbol) == 1 for symbol in own) < len(own)
         lengths = [len(symbol) if spaced else 1 for symbol in shown]
         lengths[dictionary.eos()] = 1
-        return Spelling(dictionary.eos(), torch.tensor(lengths), torch.tensor(continued), spaced)
+        return Spelling(dictionary.eos(), dictionary.unk(), torch.tensor(lengths), torch.tensor(continued), spaced)
 
     @property
     def pieces(self) -> bool:

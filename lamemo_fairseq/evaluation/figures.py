@@ -19,14 +19,18 @@ Result = Dict[str, Any]
 def measures(tally: LossAccumulator) -> Result:
     """What an evaluation found."""
     score = tally.score
-    words: Result = {"words": None, "word_perplexity": None}
-    if tally.spelling.pieces:
-        words = {"words": score.words, "word_perplexity": score.word_perplexity}
+    words: Result = {"words": None, "word_perplexity": None, "bytes": None, "bits_per_byte": None}
+    if tally.spelling.pieces or score.original:
+        words.update(words=score.words, word_perplexity=score.word_perplexity)
+    if score.bytes:
+        words.update(bytes=score.bytes, bits_per_byte=score.bits_per_byte)
     return {
         "targets": score.targets,
         "scored": score.scored,
-        "scored_below_mem_len": score.cold,
+        "scored_below_mem_len": score.partial_memory,
         "context_tokens": score.context,
+        "unknown": score.unknown,
+        "original_text": score.original,  # whether characters and words are counted in it
         "characters": score.characters,
         "loss_nats": score.loss,
         "bits_per_character": score.bits_per_character,

@@ -69,7 +69,7 @@ class EvaluationPlan:
         warmup = self.memory + self.context if self.warmup is None else self.warmup
         layout = Layout.even(text.total, self.rows * self.shards, self.tokens, self.context, warmup)
         if self.shard == 0:
-            warn_of_short_streams(layout, text.name, self.tokens + self.context, self.shards)
+            warn_of_short_streams(layout, text.name, self.tokens, self.shards, self.context)
         documents = None if self.separator is None else find_documents(text, self.separator, dictionary)
         return Segments(text, layout, pad, eos, documents)
 

@@ -5,7 +5,7 @@ as a :class:`Score`. ``fairseq-eval-lm`` and ``python -m lamemo_fairseq.evaluate
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.probe import Probe
+from ..data.counts import CORPUS_FILE, TextCounts
 from ..data.spelling import Spelling
 
 
@@ -36,20 +37,29 @@ class Score:
     Attributes:
         targets: targets that were to be scored.
         scored: targets that were.
-        cold: of these, with less in memory than it can hold (of their own document).
+        partial_memory: of these, with less in memory than it can hold (of their own document).
         context: tokens that were read without being scored.
         nats: sum of the losses.
-        words: words that end in the scored targets.
-        characters: characters of the scored targets.
+        unknown: of the scored targets, ``<unk>``.
+        words: words that end in the scored targets, an end of line being one.
+        characters: characters of the scored targets, an end of line being one.
+        lines: of the words, ends of lines; only where the original text was counted.
+        bytes: bytes of the text in UTF-8; only where the original text was counted.
+        original: whether words and characters are those of the original text, before it was cut into tokens, as
+            ``lamemo prepare`` counted them; else the dictionary's symbols spell them.
     """
 
     targets: int = 0
     scored: int = 0
-    cold: int = 0
+    partial_memory: int = 0
     context: int = 0
     nats: float = 0.0
+    unknown: int = 0
     words: int = 0
     characters: int = 0
+    lines: int = 0
+    bytes: int = 0
+    original: bool = False
 
     def __add__(self, other: "Score") -> "Score":
         return Score(*(a + b for a, b in zip(self.values(), other.values())))
@@ -74,9 +84,52 @@ class Score:
         return self.nats / math.log(2) / self.characters
 
     @property
+    def bits_per_byte(self) -> float:
+        """Bits of all tokens, over the bytes of the original text."""
+        return self.nats / math.log(2) / self.bytes
+
+    @property
     def word_perplexity(self) -> float:
-        """Per word, an end of line being one."""
+        """Per word, an end of line being one, as WikiText's is given."""
         return exponential(self.nats / self.words)
+
+    @property
+    def plain_word_perplexity(self) -> float:
+        """Per word of the original text, ends of lines being none, as PG-19's is given."""
+        return exponential(self.nats / (self.words - self.lines))
+
+    def of_original(self, counts: Optional[TextCounts], split: str) -> "Score":
+        """The score of a whole split with its original text's words, characters and bytes, where these are known.
+
+        Raises:
+            UsageError: the counts are of other data.
+        """
+        if counts is None or self.scored != self.targets:
+            return self
+        if counts.tokens is not None and counts.tokens != self.targets:
+            raise UsageError(
+                f"{CORPUS_FILE} counts {counts.tokens} tokens of {split}, where the data has {self.targets}: it was "
+                "made of another text; prepare the data again, or remove that file"
+            )
+        sizes = {"words": counts.words + counts.lines, "characters": counts.characters, "lines": counts.lines}
+        return replace(self, **sizes, bytes=counts.bytes, original=True)
+
+    def unknown_warning(self, split: str) -> Optional[str]:
+        """What is to be said where more than a hundredth of the targets are unknown; None: nothing."""
+        if 100 * self.unknown <= self.scored:
+            return None
+        guess = (
+            ""
+            if self.original
+            else (
+                f"; how many characters they stood for is not known either ({CORPUS_FILE} of lamemo prepare counts "
+                "them), and each counts as <unk>"
+            )
+        )
+        return (
+            f"{split}: {100 * self.unknown / self.scored:.2f} % of the targets are <unk>, which is easier to guess "
+            f"than the words that it hides: compare these scores only with those of the same dictionary{guess}"
+        )
 
     def check(self, model: str = "the model") -> None:
         """Raises ``UsageError`` unless every target was scored, once, and to a finite loss."""
@@ -92,15 +145,22 @@ class Score:
         """The report, in one line."""
         parts = [
             f"{self.scored} targets scored",
-            f"{self.cold} of them with less than {memory} tokens of memory",
+            f"{self.partial_memory} of them with less than {memory} tokens of memory",
             f"{self.context} tokens run only as context",
             f"loss {self.loss:.6f} nats per token",
             f"{self.bits_per_character:.6f} bits per character ({self.characters} characters)",
             f"perplexity {self.perplexity:.4f} per token",
         ]
-        if pieces:
+        if pieces or self.original:
             parts.append(f"perplexity {self.word_perplexity:.4f} per word ({self.words} words)")
-        return ", ".join(parts)
+        if self.lines and self.words > self.lines:
+            plain = self.words - self.lines
+            parts.append(f"{self.plain_word_perplexity:.4f} where ends of lines are no words ({plain} words)")
+        if self.bytes:
+            parts.append(f"{self.bits_per_byte:.6f} bits per byte ({self.bytes} bytes)")
+        parts.append(f"{self.unknown} targets unknown ({100 * self.unknown / self.scored:.2f} %)")
+        source = "as the original text has them" if self.original else "as the dictionary spells them"
+        return ", ".join(parts) + f"; characters and words {source}"
 
 
 def exponential(nats: float) -> float:
@@ -154,9 +214,10 @@ class LossAccumulator:
         score, net_input = self.score, batch["net_input"]
         sources, targets = net_input["src_tokens"][scored], batch["target"][scored]
         score.scored += len(targets)
-        score.cold += int((batch["remembered"][scored] < self.memory).sum())
+        score.partial_memory += int((batch["remembered"][scored] < self.memory).sum())
         score.context += int(net_input["src_lengths"].sum()) - len(targets)
         score.nats += float(losses.sum())
+        score.unknown += int((targets == self.spelling.unk).sum())
         score.words += self.spelling.words(targets)
         score.characters += self.spelling.characters(targets, sources)
         # The new tokens stand at the end of a segment, behind those that come again as context.

@@ -153,9 +153,8 @@ class HistoricBatches:
             yield batch
 
 
-def warn_of_other_segments(tokens: int, task_cfg: Any) -> None:
-    """Says when ``--tokens-per-sample`` is not the one of a checkpoint's task: the model knows no such segments."""
-    trained = task_cfg["tokens_per_sample"]
+def warn_of_other_segments(tokens: int, trained: int) -> None:
+    """Says when ``--tokens-per-sample`` is not the one that a checkpoint was trained with."""
     if tokens != trained:
         logger.warning(
             "--tokens-per-sample %d, but the model was trained with %d: its memory is refreshed at other places",

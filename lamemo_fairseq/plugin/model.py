@@ -41,8 +41,8 @@ class LaMemoLanguageModel(FairseqLanguageModel):
             segment_length, separator = task.cfg.tokens_per_sample, task.separator()
         else:
             segment_length = task.args.tokens_per_sample
-            logger.info(
-                "the task feeds no ordered streams, so each block is read without memory: "
+            logger.warning(
+                "the task feeds no ordered streams, so each block is read WITHOUT MEMORY: "
                 "--task memory_language_modeling reads text in order"
             )
         if cfg.learns_distances and cfg.max_distance is None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..core.documents import Separator
 from ..core.errors import UsageError
 from ..data.checks import find_documents, warn_of_short_streams
+from ..data.counts import read_counts
 from ..data.dictionary import TextDictionary, check_same, identify
 from ..data.layout import Layout, rotation, rows_for
 from ..data.memory_store import MemoryStore, attach
@@ -24,7 +25,7 @@ from ..data.text import Text
 from ..data.varied_layout import varied
 from ..evaluation.eval_lm_report import conclude
 from ..evaluation.plan import EvaluationPlan
-from ..evaluation.scoring import LossAccumulator, NonFiniteLoss, ScoredBatches
+from ..evaluation.scoring import NonFiniteLoss, ScoredBatches
 from ..generation.prompts import PromptLines, warn_of_other_segments
 from ..training import distributed as gather
 from ..training import metrics as monitor
@@ -59,6 +60,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         self.trains = False  # whether validation belongs to a training
         self.laid_out: Set[str] = set()  # splits whose layout was looked at: once is enough
         self.csv: Optional[CsvLog] = None
+        self.trained_tokens: Optional[int] = None  # --tokens-per-sample of the checkpoint that was loaded last
 
     @classmethod
     def setup_task(cls, cfg: MemoryLanguageModelingConfig, **kwargs: Any) -> "MemoryLanguageModelingTask":
@@ -90,13 +92,15 @@ class MemoryLanguageModelingTask(GenerationHooks):
         return super().build_criterion(cfg, **options)
 
     def state_dict(self) -> Dict[str, Any]:
-        """What a checkpoint keeps of the task: its dictionary's identity."""
-        return {**super().state_dict(), "dictionary": identify(self.dictionary)}
+        """What a checkpoint keeps of the task: its dictionary's identity, and how long its segments are."""
+        own = {"tokens_per_sample": self.cfg.tokens_per_sample}
+        return {**super().state_dict(), "dictionary": identify(self.dictionary), **own}
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """Compares a checkpoint's dictionary with the data's; checkpoints of other programs keep none."""
         if "dictionary" in state_dict:
             check_same(state_dict["dictionary"], self.dictionary, str(self.cfg.data))
+        self.trained_tokens = state_dict.get("tokens_per_sample")  # earlier versions kept none
 
     def separator(self) -> Optional[Separator]:
         """What clears a row's memory; None without ``--memory-reset document``."""
@@ -112,7 +116,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         ``task_cfg`` is the task of the checkpoint that a command has loaded.
         """
         if self.cfg.prefix_size > 0 and task_cfg is not None:
-            warn_of_other_segments(self.cfg.tokens_per_sample, task_cfg)
+            warn_of_other_segments(self.cfg.tokens_per_sample, task_cfg["tokens_per_sample"])
         paths = utils.split_paths(self.cfg.data)
         path = os.path.join(paths[(epoch - 1) % len(paths)], split)
         if not os.path.isfile(f"{path}.bin"):
@@ -216,11 +220,14 @@ class MemoryLanguageModelingTask(GenerationHooks):
 
         fairseq-eval-lm has taken the context window off tokens_per_sample already.
         """
-        protocol = self.protocol(context_window, 1 if batch_size is None else batch_size, num_shards, shard_id)
-
-        def finish(tally: LossAccumulator) -> None:
-            conclude(tally, dataset.name, dataset.total, shard_id, num_shards, str(self.cfg.path))
-
+        shards = (num_shards, shard_id)
+        protocol = self.protocol(context_window, 1 if batch_size is None else batch_size, *shards)
+        if not protocol.alone and self.trained_tokens not in (None, protocol.tokens):
+            warn_of_other_segments(protocol.tokens + context_window, self.trained_tokens)
+        counts = read_counts(utils.split_paths(self.cfg.data)[0], dataset.name)
+        finish = partial(
+            conclude, text=(dataset.name, dataset.total), shards=shards, model=self.cfg.path, counts=counts
+        )
         return protocol.batches(dataset, self.dictionary, finish, num_workers)
 
     def begin_training(self, save_dir: str, updates: int) -> None:

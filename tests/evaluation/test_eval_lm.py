@@ -27,10 +27,13 @@ from lamemo_fairseq.plugin.task import MemoryLanguageModelingTask
 
 REPORT = re.compile(
     r"(?P<split>\w+): (?P<targets>\d+) targets in the split(?: \((?P<part>[^)]*)\))?, (?P<scored>\d+) targets scored, "
-    r"(?P<cold>\d+) of them with less than (?P<memory>\d+) tokens of memory, (?P<context>\d+) tokens run only as "
-    r"context, loss (?P<loss>[\d.]+) nats per token, (?P<bpc>[\d.]+) bits per character \((?P<characters>\d+) "
+    r"(?P<partial_memory>\d+) of them with less than (?P<memory>\d+) tokens of memory, (?P<context>\d+) tokens run "
+    r"only as context, loss (?P<loss>[\d.]+) nats per token, (?P<bpc>[\d.]+) bits per character \((?P<characters>\d+) "
     r"characters\), perplexity (?P<perplexity>[\d.]+) per token(?:, perplexity (?P<word_perplexity>[\d.]+) per word "
-    r"\((?P<words>\d+) words\))?$",
+    r"\((?P<words>\d+) words\))?(?:, (?P<plain_word_perplexity>[\d.]+) where ends of lines are no words "
+    r"\((?P<plain_words>\d+) words\))?(?:, (?P<bits_per_byte>[\d.]+) bits per byte \((?P<bytes>\d+) bytes\))?, "
+    r"(?P<unknown>\d+) targets unknown \((?P<unknown_percent>[\d.]+) %\); "
+    r"characters and words as (?P<source>the original text has them|the dictionary spells them)$",
     re.MULTILINE,
 )
 
@@ -47,7 +50,7 @@ def report(output: str) -> Dict[str, Any]:
     assert len(found) == 1, output[-2000:]
     assert found[0].start() > output.index("Loss (base 2)")
     return {
-        name: value if value is None or name in ("split", "part") else float(value)
+        name: value if value is None or name in ("split", "part", "source") else float(value)
         for name, value in found[0].groupdict().items()
     }
 
@@ -121,7 +124,7 @@ def test_ranks_add_up_and_shards_say_which_part_they_are(corpus: Path, checkpoin
     shards = [found["shard0"], found["shard1"]]
     for number, one in enumerate(shards):
         assert parts[f"shard{number}"] == f"{one['scored']:.0f} of them in shard {number} of 2"
-    for name in ("scored", "cold", "context", "characters"):
+    for name in ("scored", "partial_memory", "context", "characters"):
         assert sum(one[name] for one in shards) == found["whole"][name]
     nats = sum(one["loss"] * one["scored"] for one in shards)
     assert nats / found["whole"]["scored"] == pytest.approx(found["whole"]["loss"], abs=2e-6)

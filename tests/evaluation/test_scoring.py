@@ -108,10 +108,10 @@ def test_a_warm_stream_of_one_layer_is_the_stream_from_the_beginning() -> None:
     alone, _ = losses(model, text, EvaluationPlan(4, memory=8), dictionary)
     warm, tally = losses(model, text, EvaluationPlan(4, rows=4, memory=8), dictionary)
     torch.testing.assert_close(warm, alone, **EXACT)
-    assert tally.score.cold == 8 and tally.score.context == 3 * 8
+    assert tally.score.partial_memory == 8 and tally.score.context == 3 * 8
     cold, tally = losses(model, text, EvaluationPlan(4, rows=4, memory=8, warmup=0), dictionary)
     assert (cold - alone).abs().max() > 1e-3
-    assert tally.score.cold == 4 * 8 and tally.score.context == 0
+    assert tally.score.partial_memory == 4 * 8 and tally.score.context == 0
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,0 +1,95 @@
+"""Scores are divided by what the ORIGINAL text holds, whatever it was cut into, and unknown words are told of."""
+
+import math
+import re
+from pydoc_data import topics
+from typing import Any, Dict, List
+
+import pytest
+from commands import Command
+from conftest import TINY, USER_DIR
+from test_eval_lm import eval_lm, report
+
+from lamemo_fairseq.cli.main import main as lamemo
+from lamemo_fairseq.data.counts import TextCounts
+from lamemo_fairseq.evaluation.scoring import Score
+
+FORMS: Dict[str, List[str]] = {
+    "words": ["--words"],
+    "characters": ["--characters"],
+    "bytes": ["--bytes"],
+    "bpe": ["--bpe", "120"],
+    "sentencepiece": ["--sentencepiece", "120"],
+    "moses": ["--words", "--moses", "en"],
+}
+
+
+@pytest.fixture(scope="module")
+def lines() -> "tuple[List[str], List[str]]":
+    """Text to train on, and text of which about each seventh word is new; with letters beyond ASCII."""
+    text = [line.strip() for _, topic in sorted(topics.topics.items()) for line in topic.splitlines()]
+    text = [line for line in text if line]
+    new = [f"Übermut, {line} strange{number}'s end" for number, line in enumerate(text[60:100])]
+    return text[:300], [*new[:20], "", *new[20:]]
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def scored(request: Any, lines: Any, tmp_path_factory: pytest.TempPathFactory) -> "tuple[str, str, Dict[str, Any]]":
+    """The form, what fairseq-eval-lm printed of a model of it, and its report."""
+    form, folder = request.param, tmp_path_factory.mktemp(request.param)
+    for split, text in {"train": lines[0], "valid": lines[0][:9], "test": lines[1]}.items():
+        (folder / split).write_text("\n".join(text) + "\n", encoding="utf-8")
+    texts = [word for split in ("train", "valid", "test") for word in (f"--{split}", str(folder / split))]
+    assert lamemo(["prepare", "text", *texts, "--dest", str(folder / "corpus"), *FORMS[form]]) == 0
+    data = folder / "corpus/data-bin"
+    base = [data, *TINY, "--user-dir", USER_DIR, "--cpu", "--disable-validation", "--max-update", 2]
+    Command("train", [*base, "--save-dir", folder], folder / "train.log").succeed()
+    output = eval_lm(data, folder / "checkpoint_last.pt", folder / "log", "--batch-size", 2).succeed()
+    return form, output, report(output)
+
+
+def test_every_form_is_divided_by_the_original_text(scored: Any, lines: Any) -> None:
+    form, output, found = scored
+    text = "\n".join(lines[1]) + "\n"
+    assert found["source"] == "the original text has them"
+    assert found["characters"] == len(text)
+    assert found["bytes"] == len(text.encode()) > len(text)
+    assert found["words"] == len(text.split()) + len(lines[1])
+    assert found["plain_words"] == len(text.split())
+    nats = found["loss"] * found["scored"]
+    assert found["bpc"] == pytest.approx(nats / math.log(2) / len(text), abs=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(text.encode()), abs=1e-5)
+    assert math.log(found["word_perplexity"]) == pytest.approx(nats / found["words"], abs=1e-4)
+    assert math.log(found["plain_word_perplexity"]) == pytest.approx(nats / len(text.split()), abs=1e-4)
+
+
+def test_unknown_words_are_counted_and_warned_of(scored: Any, lines: Any) -> None:
+    form, output, found = scored
+    known = set("\n".join(lines[0]).split())
+    if form == "words":
+        assert found["unknown"] == sum(word not in known for word in "\n".join(lines[1]).split())
+    assert found["unknown_percent"] == pytest.approx(100 * found["unknown"] / found["scored"], abs=0.006)
+    warned = re.search(r"WARNING.*test: [\d.]+ % of the targets are <unk>.*", output)
+    assert bool(warned) == (100 * found["unknown"] > found["scored"])
+    if form in ("words", "moses"):
+        assert warned and "how many characters" not in warned[0]
+    if form == "bytes":
+        assert found["unknown"] in (0, 40, 80), "Ü is two bytes, of which training may lack one or both"
+
+
+def test_counts_of_another_text_are_refused() -> None:
+    score = Score(targets=10, scored=10, nats=20.0, words=3, characters=9)
+    counts = TextCounts(lines=1, words=2, characters=12, bytes=13, tokens=11)
+    with pytest.raises(Exception, match="counts 11 tokens of test, where the data has 10"):
+        score.of_original(counts, "test")
+    assert score.of_original(None, "test") == score
+    part = Score(targets=20, scored=10)
+    assert part.of_original(counts, "test") == part, "of a part, nothing is known"
+
+
+def test_without_counts_the_unknown_is_said_to_be_guessed() -> None:
+    score = Score(targets=100, scored=100, nats=20.0, unknown=2, words=90, characters=500)
+    warning = score.unknown_warning("test")
+    assert warning is not None and "2.00 %" in warning and "how many characters they stood for is not known" in warning
+    assert Score(targets=100, scored=100, unknown=1).unknown_warning("test") is None
+    assert score.line(4, False).endswith("characters and words as the dictionary spells them")
