@@ -35,6 +35,7 @@ setup(
         "pooch",  # downloads of well-known corpora
         "requests",
         "safetensors",  # lamemo export
+        "filelock",  # one training at a time writes into a --save-dir
     ],
     extras_require={
         # No requirement of all: it compiles only where Cython is installed already and with

@@ -25,6 +25,8 @@ def identify(dictionary: Dictionary) -> Dict[str, Any]:
 def check_same(kept: Dict[str, Any], dictionary: Dictionary, data: str) -> None:
     """Raises ``UsageError`` where ``kept``, from a checkpoint, is not ``dictionary``, from ``data``."""
     own = identify(dictionary)
+    if not isinstance(kept, dict) or not own.keys() <= kept.keys():
+        raise UsageError("the checkpoint's `task_state` has no dictionary of the form that is written: use another one")
     if kept != own:
         differs = "the same number of symbols, but not the same" if kept["types"] == own["types"] else "another size"
         raise UsageError(

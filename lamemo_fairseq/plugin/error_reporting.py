@@ -53,6 +53,8 @@ def explain_flags(error: BaseException) -> Optional[str]:
         return "no batch size: give --batch-size (streams per rank), or --max-tokens (their tokens per batch)"
     if isinstance(error, AssertionError) and str(error).startswith("Pass-through schedule"):
         return "--lr-scheduler pass_through needs an optimizer with a schedule of its own: choose another schedule"
+    if raised_in(error, "get_tpu_device") is not None:
+        return "fairseq takes --bf16 (and --tpu) without a GPU for a TPU, and there is none: leave it out"
     if isinstance(error, MissingMandatoryValue) and error.full_key:
         flag = "--" + str(error.full_key).split(".")[-1].replace("_", "-")
         return f"{flag} is missing: {str(error.object_type_str)[: -len('Config')]} needs it"

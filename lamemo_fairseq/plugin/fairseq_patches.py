@@ -40,7 +40,6 @@ import collections
 import functools
 import logging
 import os
-import sys
 import typing
 from argparse import Namespace
 from typing import Any, Dict
@@ -51,7 +50,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.optim import AMPOptimizer, FP16Optimizer, MemoryEfficientFP16Optimizer
 from fairseq.trainer import Trainer
-from omegaconf import DictConfig, ListConfig, open_dict
+from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
@@ -59,10 +58,12 @@ from ..core.errors import UsageError
 from ..training import checkpoint_io as files
 from ..training import half_precision
 from ..training import rank_checks as agreement
+from ..training.distributed import first_for_all
 from ..training.exported import is_exported, load_exported, weights_file
-from ..training.metrics import check_best_metric
 from ..training.resume import StreamIterator
+from ..training.saved_run import check_form
 from ..training.train_step import check_room
+from .start_checks import check_beginning, check_metric, forget_earlier_runs, stop_if_done
 from .task import MemoryLanguageModelingTask
 
 logger = logging.getLogger(__name__)
@@ -145,8 +146,8 @@ def patch_reading() -> None:
     @functools.wraps(load_checkpoint)
     def load_in_agreement(cfg: Any, trainer: Any, **passed: Any) -> Any:
         files.check_places(cfg.save_dir, cfg.restore_file)
-        check_resumable(cfg)
         agreement.check(trainer)
+        first_for_all(lambda: check_beginning(cfg, trainer))
         check_metric(trainer)
         forget_earlier_runs()
         loaded = load_checkpoint(cfg, trainer, **passed)
@@ -167,7 +168,9 @@ def patch_reading() -> None:
         local = PathManager.get_local_path(path)
         if not PathManager.path_requires_pathmanager(path):
             files.check(local)
-        return load_to_cpu(path, *arguments, **named)
+        state = load_to_cpu(path, *arguments, **named)
+        check_form(state, path)
+        return state
 
     @functools.wraps(load_ensemble)
     def load_with_names(filenames: Any, *arguments: Any, **named: Any) -> Any:
@@ -182,46 +185,6 @@ def patch_reading() -> None:
     checkpoint_utils.load_checkpoint = load_in_agreement
     checkpoint_utils.load_checkpoint_to_cpu = load_whole
     checkpoint_utils.load_model_ensemble_and_task = load_with_names
-
-
-def check_resumable(cfg: Any) -> None:
-    """Raises ``UsageError`` where a training is to go on from an exported model, which has no optimizer."""
-    if is_exported(cfg.restore_file):
-        raise UsageError(
-            f"--restore-file {cfg.restore_file} is an exported model, without optimizer and memory: begin a training "
-            "from it with --finetune-from-model"
-        )
-
-
-def check_metric(trainer: Any) -> None:
-    """Finds a number that validation does not log before the first epoch is over, not after it."""
-    if not trainer.cfg.dataset.disable_validation:
-        characters = getattr(trainer.task, "characters", None)  # None: another task, which logs its own
-        if characters is not None:
-            check_best_metric(trainer.cfg.checkpoint.best_checkpoint_metric, characters)
-
-
-def forget_earlier_runs() -> None:
-    """Removes the best score of a run before in this process, which ``--multirun`` of hydra would compare with.
-
-    Fairseq keeps it on its own functions; a run that is resumed gets its own back from the checkpoint.
-    """
-    vars(checkpoint_utils.save_checkpoint).pop("best", None)
-    stopping = getattr(sys.modules.get("fairseq_cli.train"), "should_stop_early", None)
-    if stopping is not None:
-        vars(stopping).pop("best", None)
-
-
-def stop_if_done(trainer: Any) -> None:
-    """Leaves no epoch to a run that was killed after its last update.
-
-    Fairseq looks at ``--max-update`` after an update, not before, and would make one more.
-    """
-    optimization = trainer.cfg.optimization
-    if 0 < optimization.max_update <= trainer.get_num_updates():
-        logger.info("all of --max-update %d are made: nothing is left to train", optimization.max_update)
-        with open_dict(trainer.cfg):
-            optimization.max_epoch = -1  # 0 would mean no limit
 
 
 def without_namespaces(state: Dict[str, Any]) -> Dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 import torch
 from fairseq import utils
-from fairseq.data import Dictionary, data_utils
+from fairseq.data import Dictionary
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from torch import Tensor
@@ -16,7 +16,8 @@ from ..core.documents import Separator
 from ..core.errors import UsageError
 from ..data.checks import find_documents, warn_of_short_streams
 from ..data.counts import read_counts
-from ..data.dictionary import TextDictionary, check_same, identify
+from ..data.dictionary import check_same, identify
+from ..data.directory import SplitFiles, load_dictionary, load_split
 from ..data.layout import Layout, rotation, rows_for
 from ..data.memory_store import MemoryStore, attach
 from ..data.segments import Segments
@@ -60,13 +61,17 @@ class MemoryLanguageModelingTask(GenerationHooks):
         self.trains = False  # whether validation belongs to a training
         self.laid_out: Set[str] = set()  # splits whose layout was looked at: once is enough
         self.csv: Optional[CsvLog] = None
+        self.files: Dict[str, SplitFiles] = {}  # of the splits that are loaded
         self.trained_tokens: Optional[int] = None  # --tokens-per-sample of the checkpoint that was loaded last
 
     @classmethod
     def setup_task(cls, cfg: MemoryLanguageModelingConfig, **kwargs: Any) -> "MemoryLanguageModelingTask":
         """Loads the dictionary of the (first) data directory."""
         MemoryLanguageModelingConfig.check(cfg)
-        return cls(cfg, load_dictionary(cfg.data), **kwargs)
+        directories = utils.split_paths(cfg.data) if cfg.data else []
+        dictionary = load_dictionary(directories[0] if directories else None)
+        logger.info("dictionary: %d types", len(dictionary))
+        return cls(cfg, dictionary, **kwargs)
 
     @property
     def source_dictionary(self) -> Dictionary:
@@ -118,14 +123,15 @@ class MemoryLanguageModelingTask(GenerationHooks):
         if self.cfg.prefix_size > 0 and task_cfg is not None:
             warn_of_other_segments(self.cfg.tokens_per_sample, task_cfg["tokens_per_sample"])
         paths = utils.split_paths(self.cfg.data)
-        path = os.path.join(paths[(epoch - 1) % len(paths)], split)
-        if not os.path.isfile(f"{path}.bin"):
-            raise UsageError(no_split(split, os.path.dirname(path)))
-        if os.path.getsize(f"{path}.bin") == 0:
-            raise UsageError(f"split {split} in {os.path.dirname(path)} is empty: preprocess some text")
-        lines = data_utils.load_indexed_dataset(path, self.dictionary, self.cfg.dataset_impl, combine=combine)
-        text = Text(lines, split)
-        self.datasets[split] = text
+        directory = paths[(epoch - 1) % len(paths)]
+        self.datasets[split] = load_split(directory, split, self.dictionary, self.cfg.dataset_impl, combine)
+        self.files[split] = SplitFiles.of(os.path.join(directory, split))
+
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        """Looks whether the data is still there, before an epoch reads it."""
+        super().begin_epoch(epoch, model)
+        for files in self.files.values():
+            files.check()
 
     def get_batch_iterator(  # type: ignore[override]
         self,
@@ -281,26 +287,3 @@ class MemoryLanguageModelingTask(GenerationHooks):
         """Fairseq has validated a subset."""
         if self.csv is not None:
             self.csv.write(self.validating, stats)
-
-
-def no_split(split: str, folder: str) -> str:
-    """The line for a split that a data directory does not have."""
-    has = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".bin")) if os.path.isdir(folder) else []
-    listed = f"it has {', '.join(has)}" if has else "it has none"
-    kind = split.rstrip("0123456789")
-    made = f"; fairseq-preprocess makes it from --{kind}pref" if kind in ("train", "valid", "test") else ""
-    return f"split {split} is not in {folder}: {listed}{made}"
-
-
-def load_dictionary(data: Optional[str]) -> Dictionary:
-    """The dictionary in the first of the data directories."""
-    if not data:
-        raise UsageError("no data directory: name the one that fairseq-preprocess made")
-    path = os.path.join(utils.split_paths(data)[0], "dict.txt")
-    if not os.path.isfile(path):
-        raise UsageError(
-            f"data directory {os.path.dirname(path)} has no dict.txt: name the one that fairseq-preprocess made"
-        )
-    dictionary = TextDictionary.load(path)
-    logger.info("dictionary: %d types", len(dictionary))
-    return dictionary

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 from typing import Any, List, Tuple
 
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.data import Dictionary
 from sacremoses import MosesDetokenizer
 
+from ..data.directory import load_dictionary
 from ..generation.python_api import from_pretrained
-from ..plugin.task import load_dictionary
 
 # Of the configuration, what made the model what it is.
 GROUPS = ("model", "task", "criterion", "optimization", "optimizer", "lr_scheduler")
@@ -30,7 +30,7 @@ def configuration(lm: Any) -> List[Tuple[str, str]]:
 def open_checkpoint(path: Path) -> Any:
     """A trained model for text, with the dictionary of the data that it was trained on."""
     data = checkpoint_utils.load_checkpoint_to_cpu(str(path))["cfg"].task.data
-    bpe = {"bpe": "text_characters"} if spells(load_dictionary(data)) else {}
+    bpe = {"bpe": "text_characters"} if spells(load_dictionary(utils.split_paths(data)[0])) else {}
     return from_pretrained(str(path.parent), path.name, os.path.abspath(data), **bpe)
 
 

@@ -4,12 +4,13 @@ Every function here is a meeting: all ranks of the default process group call it
 Without a process group there is one rank, and nothing is sent.
 """
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..core.errors import UsageError
 from ..core.memory import MemoryState
 from ..data.memory_store import CommittedState
 
@@ -31,6 +32,19 @@ def all_gather_object(value: Any) -> List[Any]:
     values: List[Any] = [None] * ranks()
     dist.all_gather_object(values, value)
     return values
+
+
+def first_for_all(work: Callable[[], None]) -> None:
+    """Rank 0 does ``work``, such as a look at a file; its ``UsageError`` is raised on all ranks, so that none waits."""
+    message = None
+    if rank() == 0:
+        try:
+            work()
+        except UsageError as error:
+            message = str(error)
+    message = all_gather_object(message)[0]
+    if message is not None:
+        raise UsageError(message)
 
 
 def rows_to_first(rows: Tensor) -> Optional[Tensor]:

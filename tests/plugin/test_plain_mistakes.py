@@ -46,6 +46,7 @@ TRAINING = {
         ["--best-checkpoint-metric", "bcp"],
         "--best-checkpoint-metric bcp is not logged: choose one of bits",
     ),
+    "16 bits for a TPU": (["--bf16"], "fairseq takes --bf16 (and --tpu) without a GPU for a TPU"),
     "schedule": (["--lr-scheduler", "pass_through"], "--lr-scheduler pass_through needs an optimizer with a schedule"),
 }
 

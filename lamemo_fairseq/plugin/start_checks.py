@@ -1,0 +1,79 @@
+"""What is looked at between a training's flags and its first update, so that nothing is found out an epoch later."""
+
+import logging
+import os
+import sys
+from typing import Any
+
+from fairseq import checkpoint_utils
+from omegaconf import open_dict
+
+from ..core.errors import UsageError
+from ..data.dictionary import check_same
+from ..training import checkpoint_io as files
+from ..training import saved_run
+from ..training.exported import is_exported
+from ..training.metrics import check_best_metric
+from ..training.run_lock import lock_save_dir
+from .task import MemoryLanguageModelingTask
+
+logger = logging.getLogger(__name__)
+
+
+def check_beginning(cfg: Any, trainer: Any) -> None:
+    """Locks the directory, and looks whether training can go on from what is there, before fairseq tries."""
+    check_resumable(cfg)
+    if not cfg.no_save:
+        trainer.save_dir_lock = lock_save_dir(cfg.save_dir)  # it is released where the trainer ends
+    start = saved_run.start_of(cfg, trainer.checkpoint_suffix)
+    if start.path is None or is_exported(start.path) or not os.path.isfile(start.path):
+        return
+    files.check(start.path)
+    state = saved_run.peek(start.path)
+    if state is None:
+        return  # fairseq's own loader says what is wrong
+    saved_run.check_form(state, start.path, training=start.whole)
+    saved_run.check_flags(state, start.path, trainer.cfg, start, trainer.get_model().state_dict())
+    dictionary = state.get("task_state", {}).get("dictionary")
+    if dictionary is not None and isinstance(trainer.task, MemoryLanguageModelingTask):
+        check_same(dictionary, trainer.task.dictionary, str(trainer.task.cfg.data))
+
+
+def check_resumable(cfg: Any) -> None:
+    """Raises ``UsageError`` where a training is to go on from an exported model, which has no optimizer."""
+    if is_exported(cfg.restore_file):
+        raise UsageError(
+            f"--restore-file {cfg.restore_file} is an exported model, without optimizer and memory: begin a training "
+            "from it with --finetune-from-model"
+        )
+
+
+def check_metric(trainer: Any) -> None:
+    """Finds a number that validation does not log before the first epoch is over, not after it."""
+    if not trainer.cfg.dataset.disable_validation:
+        characters = getattr(trainer.task, "characters", None)  # None: another task, which logs its own
+        if characters is not None:
+            check_best_metric(trainer.cfg.checkpoint.best_checkpoint_metric, characters)
+
+
+def forget_earlier_runs() -> None:
+    """Removes the best score of a run before in this process, which ``--multirun`` of hydra would compare with.
+
+    Fairseq keeps it on its own functions; a run that is resumed gets its own back from the checkpoint.
+    """
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)
+    stopping = getattr(sys.modules.get("fairseq_cli.train"), "should_stop_early", None)
+    if stopping is not None:
+        vars(stopping).pop("best", None)
+
+
+def stop_if_done(trainer: Any) -> None:
+    """Leaves no epoch to a run that was killed after its last update.
+
+    Fairseq looks at ``--max-update`` after an update, not before, and would make one more.
+    """
+    optimization = trainer.cfg.optimization
+    if 0 < optimization.max_update <= trainer.get_num_updates():
+        logger.info("all of --max-update %d are made: nothing is left to train", optimization.max_update)
+        with open_dict(trainer.cfg):
+            optimization.max_epoch = -1  # 0 would mean no limit

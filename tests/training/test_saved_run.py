@@ -1,0 +1,172 @@
+"""A run that cannot go on from its checkpoint says which flag or part is not as it was; one directory, one run."""
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+import torch
+from commands import PLUGIN, Command, load, preprocess, train
+
+from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.training.run_lock import LOCK, OWNER, lock_save_dir
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return preprocess(tmp_path_factory.mktemp("saved"), 500)
+
+
+@pytest.fixture(scope="module")
+def saved(data, tmp_path_factory) -> Path:
+    save_dir = tmp_path_factory.mktemp("first") / "run"
+    train(data, save_dir, "--max-update", 2)[0].succeed()
+    return save_dir / "checkpoint_last.pt"
+
+
+def place(saved: Path, folder: Path, state: Any = None) -> Path:
+    """A directory of its own with the checkpoint, or with ``state``."""
+    folder.mkdir()
+    if state is None:
+        (folder / "checkpoint_last.pt").write_bytes(saved.read_bytes())
+    else:
+        torch.save(state, folder / "checkpoint_last.pt")
+    return folder
+
+
+def refused(output: str) -> str:
+    """The one line of an error."""
+    assert "Traceback" not in output, output[-2000:]
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, output[-2000:]
+    return lines[0]
+
+
+CHANGES: Dict[str, "tuple[List[Any], str]"] = {
+    "width": (["--decoder-embed-dim", 32], "--decoder-embed-dim 32 (was 16)"),
+    "kind": (["--memory-type", "recurrence"], "--memory-type recurrence (was lookahead)"),
+    "layers": (["--decoder-layers", 1], "--decoder-layers 1 (was 2)"),
+    "optimizer": (["--optimizer", "sgd"], "--optimizer sgd (was adam)"),
+    "older optimizer": (["--optimizer", "adagrad"], "--optimizer adagrad (was adam)"),
+    "criterion": (["--criterion", "memory_cross_entropy"], "--criterion memory_cross_entropy (was cross_entropy)"),
+    "fp16": (["--memory-efficient-fp16"], "--memory-efficient-fp16 True (was False)"),
+    "amp": (["--amp"], "--amp True (was False)"),
+    "ema": (["--store-ema"], "--store-ema True (was False)"),
+    "cosine": (["--lr-scheduler", "cosine"], "--lr-scheduler cosine (was fixed)"),
+    "plateau": (["--lr-scheduler", "reduce_lr_on_plateau"], "--lr-scheduler reduce_lr_on_plateau (was fixed)"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_flag_is_named(data, saved, tmp_path, change):
+    flags, told = CHANGES[change]
+    folder = place(saved, tmp_path / "run")
+    before = (folder / "checkpoint_last.pt").read_bytes()
+    line = refused(train(data, folder, "--max-update", 4, *flags)[0].fail())
+    assert told in line and str(folder / "checkpoint_last.pt") in line
+    assert (folder / "checkpoint_last.pt").read_bytes() == before
+
+
+def test_what_may_change_goes_on(data, saved, tmp_path):
+    """Rates, schedules, lengths and dropout; and everything but the model where the optimizer begins anew."""
+    may = {
+        "rate": ["--lr", 0.02, "--lr-scheduler", "manual", "--dropout", 0.3, "--update-freq", 2],
+        "reset": ["--optimizer", "sgd", "--criterion", "memory_cross_entropy", "--reset-optimizer"],
+    }
+    running = [train(data, place(saved, tmp_path / name), "--max-update", 4, *flags)[0] for name, flags in may.items()]
+    fine = ["--optimizer", "sgd", "--finetune-from-model", saved, "--max-update", 2]
+    running += train(data, tmp_path / "finetuned", *fine)
+    assert all("Loaded checkpoint" in command.succeed() for command in running)
+
+
+@pytest.mark.parametrize("flag", ["--restore-file", "--finetune-from-model"])
+def test_a_checkpoint_that_is_not_there(data, tmp_path, flag):
+    line = refused(train(data, tmp_path / "run", "--max-update", 2, flag, tmp_path / "none.pt")[0].fail())
+    assert f"{flag} {tmp_path / 'none.pt'} does not exist" in line
+
+
+def test_another_dictionary_of_the_same_size(data, saved, tmp_path):
+    other = tmp_path / "bin"
+    other.mkdir()
+    for file in data.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    first, second, *rest = (data / "dict.txt").read_text().splitlines()
+    (other / "dict.txt").write_text("\n".join([second, first, *rest]) + "\n")
+    line = refused(train(other, place(saved, tmp_path / "run"), "--max-update", 4)[0].fail())
+    assert "the same number of symbols, but not the same" in line
+
+
+FORMS = {
+    "no model": (lambda state: state.pop("model"), "has no weights under `model`"),
+    "model of lists": (lambda state: state.update(model={"decoder": [1.0]}), "has no weights in its `model`"),
+    "no cfg": (lambda state: state.pop("cfg"), "has no flags under `cfg`"),
+    "empty cfg": (lambda state: state.update(cfg={}), "has no flags of task and model in its `cfg`"),
+    "cfg is text": (lambda state: state.update(cfg="adam"), "has no flags of task and model in its `cfg`"),
+    "task_state is text": (lambda state: state.update(task_state="x"), "has no dictionary in its `task_state`"),
+    "no sum in it": (
+        lambda state: state.update(task_state={"dictionary": {"types": 3}}),
+        "`task_state` has no dictionary",
+    ),
+}
+OF_TRAINING = {
+    "no history": (lambda state: state.pop("optimizer_history"), "has no `optimizer_history`"),
+    "no iterator": (lambda state: state["extra_state"].pop("train_iterator"), "has no `train_iterator`"),
+    "no optimizer": (lambda state: state.pop("last_optimizer_state"), "has no `last_optimizer_state`"),
+}
+
+
+@pytest.mark.parametrize("form", [*FORMS, *OF_TRAINING])
+def test_another_form_is_one_line(data, saved, tmp_path, form):
+    damage, told = {**FORMS, **OF_TRAINING}[form]
+    state = load(saved)
+    damage(state)
+    folder = place(saved, tmp_path / "run", state)
+    path = folder / "checkpoint_last.pt"
+    words = [data, "--user-dir", PLUGIN, "--task", "memory_language_modeling", "--path", path, "--cpu"]
+    prompts = ["--gen-subset", "valid", "--prefix-size", 3, "--max-len-b", 2]
+    commands = [train(data, folder, "--max-update", 4)[0]]
+    if form in FORMS:
+        commands.append(Command("eval_lm", [*words, "--gen-subset", "valid"], tmp_path / "eval.log"))
+        commands.append(Command("generate", [*words, *prompts], tmp_path / "generate.log"))
+    for command in commands:
+        assert told in refused(command.fail())
+
+
+def test_two_trainings_in_one_directory(data, tmp_path):
+    """The second is refused, with the first's process and host, also where it has ranks; once that is killed, not."""
+    folder = tmp_path / "run"
+    first = train(data, folder, "--max-update", 100000, "--max-epoch", 100000)[0]
+    while not (folder / OWNER).exists() and first.process.is_alive():
+        time.sleep(0.05)
+    time.sleep(0.2)
+    owner = json.loads((folder / OWNER).read_text())
+    second = train(data, folder, "--max-update", 4, output=tmp_path / "second.log")
+    ranks = train(data, folder, "--max-update", 4, ranks=2, output=tmp_path / "ranks.log")
+    for command in (*second, *ranks):
+        line = refused(command.fail())
+        assert f"--save-dir {folder} is written to by another training" in line
+        assert f"process {owner['pid']} on {socket.gethostname()}" in line
+    train(data, folder, "--max-update", 2, "--no-save", output=tmp_path / "third.log")[0].succeed()
+    os.kill(owner["pid"], signal.SIGKILL)
+    first.process.join()
+    train(data, folder, "--max-update", 2, "--restore-file", "checkpoint_last.pt", output=tmp_path / "log")[0].succeed()
+
+
+def test_a_process_may_train_twice(tmp_path):
+    one, other = lock_save_dir(str(tmp_path)), lock_save_dir(str(tmp_path))
+    assert one is other is not None
+    one.release(force=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs a place without locks")
+def test_no_lock_to_be_had_is_a_warning(tmp_path, caplog):
+    (tmp_path / LOCK).mkdir()
+    try:
+        assert lock_save_dir(str(tmp_path)) is None
+    except UsageError:
+        pytest.fail("a place that knows no locks is no other training")
+    assert "a second training into it would not be noticed" in caplog.text
