@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -41,7 +42,7 @@ def place(saved: Path, folder: Path, state: Any = None) -> Path:
 def refused(output: str) -> str:
     """The one line of an error."""
     assert "Traceback" not in output, output[-2000:]
-    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    lines = [line for line in output.splitlines() if re.match(r"(\[rank\d\]: )?error: ", line)]
     assert len(lines) == 1, output[-2000:]
     return lines[0]
 
