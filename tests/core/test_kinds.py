@@ -11,6 +11,7 @@ from family import SEGMENT, make, pieces, read, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.core.memory import compressive, continuous
 from lamemo_fairseq.core.memory import signal as signals
 from lamemo_fairseq.data.memory_store import MemoryStore
@@ -290,3 +291,17 @@ def test_learned_distances(entries: int, seed: int) -> None:
     for b in range(2):
         expected = reference.shaw_attention(rows[b], 6, attention.q_proj.weight, Wk, Wv, *table)
         torch.testing.assert_close(seen["heads"][b], expected, **EXACT)
+
+
+@pytest.mark.parametrize("basis_functions", [4, 8, 64, 256, 512])
+def test_a_fit_that_would_be_singular_is_refused(basis_functions: int) -> None:
+    """From the smallest penalty that is taken on, coefficients are finite and the equation holds; below, one line."""
+    sizes = (basis_functions, 150, 0.75, basis_functions)
+    least = signals.smallest_ridge(*sizes)
+    assert least < 1e-4, "the default is far above"
+    with pytest.raises(UsageError, match=f"--long-term-ridge .* is too small for {basis_functions} basis functions"):
+        signals.regression(*sizes, least / 2, torch.device("cpu"))
+    fit = signals.regression(*sizes, least, torch.device("cpu"))
+    assert fit.isfinite().all()
+    with pytest.raises(UsageError, match="--long-term-ridge 1e-30"):
+        continuous.ContinuousOptions(long_term_basis=basis_functions, long_term_ridge=1e-30).check(150)

@@ -22,6 +22,7 @@ WRONG = {
     "basis": ({"memory_type": "continuous", "long_term_basis": 7}, "--long-term-basis 7"),
     "contraction": ({"memory_type": "continuous", "long_term_contraction": 1.0}, "--long-term-contraction 1.0"),
     "ridge": ({"memory_type": "continuous", "long_term_ridge": 0.0}, "--long-term-ridge 0.0"),
+    "singular": ({"memory_type": "continuous", "long_term_ridge": 1e-30}, "--long-term-ridge 1e-30 is too small"),
     "table": ({"max_distance": 5}, "--max-distance 5 needs --position-encoding shaw"),
     "encoding": ({"position_encoding": "shaw"}, "--position-encoding shaw cannot be used with --memory-type lookahead"),
     "cutoffs above": ({"adaptive_softmax_cutoff": "9,23"}, "above the vocabulary of 23"),

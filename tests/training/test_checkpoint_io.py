@@ -11,6 +11,8 @@ import torch
 from commands import PLUGIN, Command, assert_same_training, load, preprocess, train
 
 from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.interop import authors
+from lamemo_fairseq.plugin.model import LaMemoLanguageModel
 from lamemo_fairseq.training import checkpoint_io as files
 
 
@@ -199,3 +201,12 @@ def test_what_is_no_file(data, tmp_path, kind):
     for output in (train(data, tmp_path / "run", "--max-update", 2)[0].fail(), evaluated.fail()):
         assert output.splitlines()[-1].startswith(f"error: {path} is {KINDS[kind]}") and "Traceback" not in output
         assert "num_updates" not in output
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_what_is_no_file_is_no_checkpoint_to_import_or_to_load_either(data, tmp_path, kind):
+    no_file(kind, tmp_path / "model.pt")
+    with pytest.raises(UsageError, match=r"model\.pt is no file: name one that the authors' program wrote"):
+        authors.read(str(tmp_path / "model.pt"))
+    with pytest.raises(UsageError, match=r"model\.pt does not exist: name another checkpoint_file"):
+        LaMemoLanguageModel.from_pretrained(str(tmp_path), "model.pt", str(data))

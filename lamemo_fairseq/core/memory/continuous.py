@@ -78,6 +78,15 @@ class ContinuousOptions(MemoryOptions):
             raise UsageError(f"--long-term-contraction {self.long_term_contraction} is not in (0, 1): choose e.g. 0.75")
         if self.long_term_ridge <= 0:
             raise UsageError(f"--long-term-ridge {self.long_term_ridge} is not positive: choose e.g. 0.5")
+        # The fit of a full memory; one that is smaller needs no more.
+        regression(
+            self.samples,
+            max(1, mem_len),
+            self.long_term_contraction,
+            self.long_term_basis,
+            self.long_term_ridge,
+            torch.device("cpu"),
+        )
         if self.long_term_sigma <= 0:
             raise UsageError(f"--long-term-sigma {self.long_term_sigma} is not positive: choose e.g. 0.05")
         if self.long_term_kl < 0:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UsageError
+
 # Widths of the basis_functions, by turns: narrow ones for detail and wide ones that leave no gap.
 WIDTHS = (0.01, 0.05)
 
@@ -46,6 +48,23 @@ def midpoints(count: int, start: float, end: float, like: Tensor) -> Tensor:
     return start + (end - start) * (torch.arange(count, dtype=like.dtype, device=like.device) + 0.5) / count
 
 
+def design_matrix(past: int, new: int, tau: float, basis_functions: int) -> Tensor:
+    """F^T [past + new, E], float64: the basis functions at ``past`` places in [0, tau] and ``new`` in [tau, 1]."""
+    wide = torch.zeros((), dtype=torch.float64)
+    places = torch.cat([midpoints(past, 0, tau, wide), midpoints(new, tau if past else 0, 1, wide)])
+    return evaluate(places, basis_functions)
+
+
+def smallest_ridge(past: int, new: int, tau: float, basis_functions: int) -> float:
+    """The penalty below which F F^T + ridge I is singular in float64: E eps |F F^T|, the error of F F^T itself.
+
+    |.| is the maximum norm of rows, at least the spectral one.
+    """
+    design = design_matrix(past, new, tau, basis_functions)
+    largest = torch.linalg.matrix_norm(design.T @ design, ord=math.inf)
+    return float(basis_functions * torch.finfo(design.dtype).eps * largest)
+
+
 @lru_cache(maxsize=16)
 def regression(past: int, new: int, tau: float, basis_functions: int, ridge: float, device: torch.device) -> Tensor:
     """The matrix G [past + new, E] of the fit, float64: coefficients = G^T values (multivariate ridge regression).
@@ -53,11 +72,18 @@ def regression(past: int, new: int, tau: float, basis_functions: int, ridge: flo
     G = F^T (F F^T + ridge I)^-1 with F [E, past + new] the basis functions at the values' places: ``past`` samples of
     the old signal over [0, tau], ``new`` rows over [tau, 1], or over all of [0, 1] where there is no old signal.
     F F^T is badly conditioned, hence the width. The matrix depends on sizes alone, and so may be remembered.
+
+    Raises:
+        UsageError: the fit is singular.
     """
-    wide = torch.zeros((), dtype=torch.float64)
-    places = torch.cat([midpoints(past, 0, tau, wide), midpoints(new, tau if past else 0, 1, wide)])
-    design = evaluate(places, basis_functions)  # F^T, [past + new, E]
-    gram = design.T @ design + ridge * torch.eye(design.size(1), dtype=wide.dtype)
+    least = smallest_ridge(past, new, tau, basis_functions)
+    if ridge < least:
+        raise UsageError(
+            f"--long-term-ridge {ridge} is too small for {basis_functions} basis functions, the fit is singular: "
+            f"choose {least:.0e} or more, e.g. 0.5"
+        )
+    design = design_matrix(past, new, tau, basis_functions)  # F^T, [past + new, E]
+    gram = design.T @ design + ridge * torch.eye(design.size(1), dtype=design.dtype)
     return torch.linalg.solve(gram, design.T).T.to(device)
 
 
