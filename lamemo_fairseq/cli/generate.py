@@ -15,16 +15,8 @@ HELP = "Continues a text: plain text in and out, with a trained model."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags; those of the search have fairseq-generate's names, which errors use too."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a checkpoint, a directory with one, or OWNER/NAME on the hub; A:B is an ensemble",
-    )
+    add_model(parser)
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="what to continue; repeatable")
-    parser.add_argument(
-        "--data", metavar="DIR", help="data-bin with dict.txt (default: MODEL's folder, or what it read)"
-    )
-    add_text_flags(parser)
     parser.add_argument("--sampling", action="store_true", help="draw tokens, in place of taking the likeliest text")
     parser.add_argument("--sampling-topk", "--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
     parser.add_argument("--sampling-topp", "--top-p", type=float, metavar="P", help="... from those that sum to P")
@@ -36,8 +28,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stop-at-eos", action="store_true", help="end where the line ends")
     parser.add_argument("--write-unk", action="store_true", help="<unk> may be written")
     parser.add_argument("--seed", type=int, metavar="N", help="draw the same again (default: another text each time)")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each text, with its scores and seed")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """A trained model, and how text becomes its tokens: what :func:`load` reads."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a checkpoint, a directory with one, or OWNER/NAME on the hub; A:B is an ensemble",
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", help="data-bin with dict.txt (default: MODEL's folder, or what it read)"
+    )
+    add_text_flags(parser)
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
 
 
 def run(arguments: argparse.Namespace) -> int:

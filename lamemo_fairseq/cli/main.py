@@ -17,6 +17,7 @@ from ..core.errors import UsageError
 COMMANDS: Dict[str, str] = {
     "prepare": "prepare",
     "generate": "generate",
+    "score": "score",
     "evaluate": "evaluate",
     "study": "study",
     "diagnose": "diagnose",

@@ -16,7 +16,7 @@ from typing import Any, Dict, List
 import pytest
 from commands import Command
 from conftest import ROOT, TINY, USER_DIR
-from test_eval_lm import eval_lm, report
+from eval_reports import eval_lm, report
 
 from lamemo_fairseq.cli import evaluate
 from lamemo_fairseq.core.errors import UsageError

@@ -8,7 +8,7 @@ from typing import Any, Dict, List
 import pytest
 from commands import Command
 from conftest import TINY, USER_DIR
-from test_eval_lm import eval_lm, report
+from eval_reports import eval_lm, report
 
 from lamemo_fairseq.cli.main import main as lamemo
 from lamemo_fairseq.data.counts import TextCounts

@@ -168,7 +168,7 @@ def test_validate_command_agrees_with_eval_lm(corpus: Path, checkpoint: Path) ->
 def test_language_modeling_task_runs_without_memory_and_says_so_once(corpus: Path, tmp_path: Path) -> None:
     words = ["language_modeling" if word == "memory_language_modeling" else word for word in TINY]
     done = run("train", corpus, *words, "--max-update", 3, "--save-dir", tmp_path)
-    assert done.stdout.count("each block is read without memory") == 1
+    assert done.stdout.count("each block is read WITHOUT MEMORY") == 1
     assert "num_updates=3" in done.stdout
 
 

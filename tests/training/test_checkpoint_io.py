@@ -90,11 +90,11 @@ def test_damaged_checkpoint_stops_the_run_before_it_overwrites_anything(data, ru
     whole = bytearray((run / "checkpoint_last.pt").read_bytes())
     whole[len(whole) // 2] ^= 255
     path = damaged(run, tmp_path / "save", bytes(whole))
-    before = {p.name: p.read_bytes() for p in path.parent.iterdir()}
+    before = {p.name: p.read_bytes() for p in path.parent.glob("[!.]*")}
     output = train(data, path.parent, "--max-update", 12)[0].fail()
     assert output.splitlines()[-1].startswith(f"error: {path} is truncated or damaged")
     assert "Traceback" not in output
-    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in path.parent.glob("[!.]*")} == before
     newest = path.parent / "checkpoint_1_8.pt"
     train(data, path.parent, "--restore-file", newest, "--max-update", 12)[0].succeed()
     train(data, tmp_path / "whole", "--max-update", 12)[0].succeed()
@@ -106,13 +106,13 @@ def test_full_disk_loses_nothing(data, tmp_path):
     flags = ["--save-interval-updates", 4]
     train(data, tmp_path / "run", *flags, "--max-update", 8)[0].succeed()
     last = tmp_path / "run" / "checkpoint_last.pt"
-    before = {p.name: p.read_bytes() for p in last.parent.iterdir()}
+    before = {p.name: p.read_bytes() for p in last.parent.glob("[!.]*")}
     limit = str(last.stat().st_size // 2)
     output = train(data, last.parent, *flags, "--max-update", 12, TEST_FILE_SIZE_LIMIT=limit)[0].fail()
     line = output.splitlines()[-1]
     assert line.startswith(f"error: {last.parent}/checkpoint_1_12.pt could not be written")
     assert "nothing that was saved before is lost" in line and f"(the newest undamaged checkpoint is {last}" in line
-    assert {p.name: p.read_bytes() for p in last.parent.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in last.parent.glob("[!.]*")} == before
     train(data, last.parent, *flags, "--max-update", 12)[0].succeed()
     train(data, tmp_path / "whole", *flags, "--max-update", 12)[0].succeed()
     assert_same_training(tmp_path / "whole" / "checkpoint_last.pt", last)

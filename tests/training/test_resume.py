@@ -217,7 +217,7 @@ def test_same_streams_on_other_ranks_keep_their_memory(data, tmp_path):
 def test_other_flags_of_fairseq(data, tmp_path):
     """What any model can do: start the data anew, fine-tune, average, keep some checkpoints, a shadow model."""
     train(data, tmp_path / "run", "--max-epoch", 3, "--keep-last-epochs", 2, "--store-ema")[0].succeed()
-    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    names = sorted(path.name for path in (tmp_path / "run").glob("[!.]*"))
     assert names == ["checkpoint2.pt", "checkpoint3.pt", "checkpoint_last.pt"]
     last = load(tmp_path / "run" / "checkpoint_last.pt")
     assert last["extra_state"]["ema"].keys() == last["model"].keys()
