@@ -6,30 +6,25 @@ before it: a program that wants fake CUDA tensors runs in a process of its own w
 
 import hashlib
 import os
-import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, Optional
+from typing import Dict, Iterator
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.cpp_extension import include_paths
 
+from ..core.compiled import cpp_compiler
 from ..core.errors import UsageError
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 
-def compiler() -> Optional[str]:
-    """The C++ compiler, or None without one."""
-    return shutil.which(os.environ.get("CXX", "g++"))
-
-
 def library() -> Path:
     """The compiled ``fake_cuda.cpp``, made once per version of it and of torch."""
-    program = compiler()
+    program = cpp_compiler()
     if program is None:
         raise UsageError("no C++ compiler is found, which fake CUDA tensors need: install g++, or name one in CXX")
     made_of = SOURCE.read_bytes() + torch.__version__.encode() + torch.__file__.encode()

@@ -33,6 +33,7 @@ class ModelConfig:
         attention_dropout: on attention weights.
         checkpoint_activations: compute layers again in the backward pass, to save memory.
         fused: compute attention and a large softmax as one operation each, with less memory; False: step by step.
+        compile: train with compiled code for the layers, segment by segment of segment_length.
         segment_length: N, tokens after which a decoded segment enters the memory.
         separator: what ends a document while decoding, whose memory then ends too; None: documents are not told apart.
         vocabulary: embeddings and output layer.
@@ -57,6 +58,7 @@ class ModelConfig:
     attention_dropout: float = 0.0
     checkpoint_activations: bool = False
     fused: bool = True
+    compile: bool = False
     segment_length: int = 128
     separator: Optional[Separator] = None
     vocabulary: VocabularyOptions = field(default_factory=VocabularyOptions)

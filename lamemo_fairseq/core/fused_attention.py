@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from .compiled import is_compiling
 from .softmax import Attention, full_precision, softmax_dtype
 
 
@@ -34,6 +36,22 @@ class Window:
     def of(self, flat: Tensor, rows: int, keys: int, columns: int) -> Tensor:
         """The window [H * B, n, keys] of ``flat`` [H * B, n * S], a view."""
         return flat.as_strided((flat.size(0), rows, keys), (rows * columns, columns - 1, 1), self.start)
+
+    def product(self, one: Tensor, other: Tensor, columns: int) -> Tuple[Tensor, Tensor]:
+        """``one * other`` [H * B, n, keys] and the flat [H * B, n * S] with it in the window and 0 elsewhere."""
+        groups, n, count = one.shape
+        if is_compiling():  # into part of a tensor nothing can be traced; compiled, padding costs no pass of its own
+            scores = one * other
+            rows = F.pad(scores, (0, columns - 1 - count)).flatten(1)  # rows as far apart as in the window
+            return F.pad(rows, (self.start, n - self.start)), scores
+        # Written where the products' gradient wants it: the products outside of the window were seen by nobody.
+        flat = one.new_empty(groups, n * columns)
+        if count == columns - 1:
+            flat[:, : self.start] = 0
+            flat[:, self.start + n * count :] = 0
+        else:
+            flat.zero_()
+        return flat, torch.mul(one, other, out=self.of(flat, n, count, columns))
 
 
 class FusedAttention(NamedTuple):
@@ -108,7 +126,7 @@ def gradients_of(window: Window, saved: Tuple[Any, ...], gradient: Tensor) -> Tu
     """Gradients of content and position queries, keys, values and distances, from that of the output [B, H, n, d]."""
     content, position, keys, values, relative, weights, output, alpha, keep = saved
     B, H, n, d = content.shape
-    count, S = keys.size(2), relative.size(0)
+    S = relative.size(0)
     if alpha is not None:  # the new keys' part of all weights
         gradient = gradient * (1 - alpha).unsqueeze(-1).to(gradient.dtype)
     delta = (gradient * output).sum(-1, dtype=softmax_dtype(gradient.dtype)).to(gradient.dtype)
@@ -120,14 +138,7 @@ def gradients_of(window: Window, saved: Tuple[Any, ...], gradient: Tensor) -> Tu
         grad_weights = torch.baddbmm(-delta, grad_out, values_t)
     else:
         grad_weights = torch.bmm(grad_out, values_t).mul_(keep).sub_(delta)
-    # Written where the products' gradient wants it: the products outside of the window were seen by nobody.
-    flat = weights.new_empty(H * B, n * S)
-    if count == S - 1:
-        flat[:, : window.start] = 0
-        flat[:, window.start + n * count :] = 0
-    else:
-        flat.zero_()
-    scores = torch.mul(grad_weights, weights, out=window.of(flat, n, count, S))
+    flat, scores = window.product(grad_weights, weights, S)
     del grad_weights
     grad_content = torch.bmm(scores, head_major(keys))
     grad_keys = torch.bmm(scores.transpose(1, 2), head_major(content))

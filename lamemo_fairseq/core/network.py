@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from . import fused_softmax
 from .attention import RelativeAttention
+from .compiled import run_compiled
 from .config import ModelConfig
 from .decoding import DecodingSegment
 from .documents import Tracker
@@ -80,7 +81,8 @@ class MemoryTransformer(nn.Module):
         nn.Module.__init__(self)  # not super(): a decoder of a framework is initialised by itself
         self.dim, self.dropout = cfg.dim, cfg.dropout
         self.segment_length, self.separator = cfg.segment_length, cfg.separator
-        self.checkpoint_activations, self.fused = cfg.checkpoint_activations, cfg.fused
+        self.checkpoint_activations = cfg.checkpoint_activations
+        self.fused, self.compiles = cfg.fused, cfg.compile
         self.memory = cfg.make_memory()
         encoding = cfg.make_encoding()
         reach = self.memory.capacity if cfg.same_length else None
@@ -133,7 +135,12 @@ class MemoryTransformer(nn.Module):
         x = self.embed(tokens, 0)
         empty = self.memory.empty(tokens.size(0), x)
         state = empty if state is None else state.like(empty)
-        features, record, alphas = self.forward_layers(x, state, self.geometry(x, state, documents), documents, probe)
+        geometry = self.geometry(x, state, documents)
+        if self.compiles and self.training and tokens.size(1) == self.segment_length and probe is None:
+            layers = run_compiled(MemoryTransformer.forward_layers, x.device, self, x, state, geometry, documents)
+        else:
+            layers = self.forward_layers(x, state, geometry, documents, probe)
+        features, record, alphas = layers
         count = tokens.size(1) if tokens_to_memory is None else tokens_to_memory
         losses = {}
         if self.training:

@@ -79,6 +79,10 @@ class LaMemoConfig(flags_of_kinds()):  # type: ignore[misc]  # a class that is m
         default=False,
         metadata={"help": "compute attention and a large softmax step by step: more memory, for comparison"},
     )
+    compile: bool = field(
+        default=False,
+        metadata={"help": "training: compile the layers by torch.compile (needs a C++ compiler; not with --varlen)"},
+    )
     max_distance: Optional[int] = field(
         default=None,
         metadata={"help": "shaw: distances with an entry of their own (default: mem-len + tokens-per-sample)"},
@@ -148,6 +152,7 @@ class LaMemoConfig(flags_of_kinds()):  # type: ignore[misc]  # a class that is m
             attention_dropout=self.attention_dropout,
             checkpoint_activations=self.checkpoint_activations,
             fused=not self.no_fused_kernels,
+            compile=self.compile,
             segment_length=segment_length,
             separator=separator,
             vocabulary=self.select(VocabularyOptions),

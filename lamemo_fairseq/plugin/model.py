@@ -39,6 +39,10 @@ class LaMemoLanguageModel(FairseqLanguageModel):
         separator = None
         if isinstance(task, MemoryLanguageModelingTask):
             segment_length, separator = task.cfg.tokens_per_sample, task.separator()
+            if cfg.compile and task.cfg.varlen:
+                raise UsageError(
+                    "--compile makes code for segments of one length, and --varlen draws others: leave one of them out"
+                )
         else:
             segment_length = task.args.tokens_per_sample
             logger.warning(

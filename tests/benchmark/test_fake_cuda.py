@@ -11,8 +11,9 @@ from commands import ROOT
 from family import KINDS
 
 from lamemo_fairseq.benchmark import fake_cuda
+from lamemo_fairseq.core.compiled import cpp_compiler
 
-needs_compiler = pytest.mark.skipif(fake_cuda.compiler() is None, reason="fake CUDA tensors need a C++ compiler")
+needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="fake CUDA tensors need a C++ compiler")
 UPDATES, REORDERS = 4, 4  # of walk.py
 
 

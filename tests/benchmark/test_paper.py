@@ -2,13 +2,14 @@
 
 import pytest
 
-from lamemo_fairseq.benchmark import fake_cuda, paper
+from lamemo_fairseq.benchmark import paper
+from lamemo_fairseq.core.compiled import cpp_compiler
 
 GIB = 2**30
 
 
 @pytest.mark.slow  # builds the paper's models and counts their steps, some ten seconds each
-@pytest.mark.skipif(fake_cuda.compiler() is None, reason="fake CUDA tensors need a C++ compiler")
+@pytest.mark.skipif(cpp_compiler() is None, reason="fake CUDA tensors need a C++ compiler")
 @pytest.mark.parametrize(
     "preset, moved, kept, peak", [("lamemo_lm_enwik8_base", 110.5, 6.3, 6.9), ("lamemo_lm_wt103_base", 80.6, 2.6, 4.2)]
 )
@@ -22,7 +23,7 @@ def test_a_look_ahead_step_costs_no_more_than_it_did(preset: str, moved: float, 
 
 
 @pytest.mark.slow  # as above
-@pytest.mark.skipif(fake_cuda.compiler() is None, reason="fake CUDA tensors need a C++ compiler")
+@pytest.mark.skipif(cpp_compiler() is None, reason="fake CUDA tensors need a C++ compiler")
 def test_the_fused_kernels_are_what_saves() -> None:
     fused = paper.count("lamemo_lm_enwik8_base", "lookahead")["step"]
     steps = paper.count("lamemo_lm_enwik8_base", "lookahead", no_fused_kernels=True)["step"]

@@ -27,6 +27,7 @@ MODEL: Dict[str, Sequence[Any]] = {
     "attention-dropout": [None, 0.1, 0, 0.5, -0.1],
     "checkpoint-activations": [None, None, True],
     "no-fused-kernels": [None, None, True],
+    "compile": [*[None] * 30, True],  # a minute or more of compilation each
     "max-distance": [None, None, None, None, None, 6, 1, 0],
     "adaptive-input": [None, None, None, None, None, True],
     "adaptive-input-cutoff": [None, None, None, None, None, None, None, "20,40"],
