@@ -25,6 +25,10 @@ ELSEWHERE = {
     "examples/generation/README.md": "tests/generation/test_generate_commands.py",
     "examples/how_it_works/README.md": "tests/scripts/test_how_it_works.py",
     "examples/new_memory/README.md": "tests/core/test_new_memory.py",
+    "examples/wikitext-103/README.md": "tests/scripts/test_recipes.py",
+    "examples/enwik8/README.md": "tests/scripts/test_recipes.py",
+    "examples/text8/README.md": "tests/scripts/test_recipes.py",
+    "examples/pg19/README.md": "tests/scripts/test_recipes.py",
 }
 
 SMALL = "model.decoder_layers=1 model.decoder_embed_dim=16 model.decoder_ffn_embed_dim=16 model.mem_len=16"
@@ -69,16 +73,15 @@ def to_run(page: Path) -> List[str]:
 
 @pytest.fixture
 def folder(corpus: Path, tmp_path: Path) -> Path:
-    """A checkout with texts, the quickstart's corpus and models in small, and data where presets expect them."""
+    """A checkout with texts, and the quickstart's corpus and models in small."""
     for name in ("lamemo_fairseq", "scripts", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     for split in ("TRAIN", "VALID", "TEST"):
         text = (corpus.parent / f"{split.lower()}.txt").read_text(encoding="utf-8")
         (tmp_path / f"{split}.txt").write_text(text.replace(" ", "").replace("_", " "), encoding="utf-8")
     (tmp_path / "THEIRS.pt").write_bytes((GOLDEN / "lamemo.pt").read_bytes())
-    for place in ("quickstart/corpus", "wikitext-103", "enwik8", "text8"):
-        (tmp_path / "runs" / place).mkdir(parents=True)
-        (tmp_path / "runs" / place / "data-bin").symlink_to(corpus)
+    (tmp_path / "runs/quickstart/corpus").mkdir(parents=True)
+    (tmp_path / "runs/quickstart/corpus/data-bin").symlink_to(corpus)
     for name, kind in (("lamemo", "lookahead"), ("transformer-xl", "recurrence")):
         flags = [*TINY, "--tokens-per-sample", 64, "--mem-len", 64, "--memory-type", kind, "--max-update", 6]
         done = run("train", corpus, *flags, "--save-dir", tmp_path / "runs" / "quickstart" / name)

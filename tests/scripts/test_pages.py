@@ -24,10 +24,6 @@ NOT_RUN = {
     "more": "a function over lamemo study: hours",
     "bash scripts/gpu_check.sh": "measures for minutes; tested in test_benchmark.py",
     "gsutil": "Google's tool, and terabytes",
-    "lamemo prepare wikitext-103": "fetches its corpus; tested in tests/data/test_known_corpora.py",
-    "lamemo prepare enwik8": "as wikitext-103",
-    "lamemo prepare text8": "as wikitext-103",
-    "lamemo prepare pg19": "as wikitext-103",
 }
 
 

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# WikiText-103: prepares, trains, evaluates, and writes a table beside published numbers.
+#
+#   bash examples/wikitext-103/run.sh [--variants lamemo,transformer_xl] [--size small] [--archive FILE] [OVERRIDE ...]
+#   bash examples/wikitext-103/run.sh --smoke     all of it in small, in two minutes
+#
+# Stopped, the same command goes on. --help names all flags; README.md beside this file has the commands one by one.
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/recipe.sh"
+recipe wikitext-103 "$@"

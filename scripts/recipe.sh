@@ -1,0 +1,13 @@
+# Of examples/*/run.sh, which source it: finds the environment, then scripts/recipe.py does the work.
+set -euo pipefail
+
+recipe() {
+    local root python
+    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    python=${PYTHON:-$root/.venv/bin/python}
+    if [ ! -x "$python" ]; then
+        echo "run.sh: there is no $python: bash scripts/bootstrap.sh makes it, or name one with PYTHON=" >&2
+        exit 1
+    fi
+    PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$python" "$root/scripts/recipe.py" "$@"
+}
