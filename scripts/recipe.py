@@ -33,6 +33,7 @@ CORPORA = ("wikitext-103", "enwik8", "text8", "pg19")
 #: what a corpus is measured in
 MEASURES = {"wikitext-103": "perplexity", "enwik8": "bits per byte", "text8": "bits per character"}
 PER_WORD = "perplexity per word"
+OF_HYDRA = ",=()[]{}'\"$#"  # what a value of its command line cannot have as it stands
 Row = Dict[str, str]
 
 
@@ -86,6 +87,9 @@ class Recipe:
     def __init__(self, options: argparse.Namespace) -> None:
         self.corpus, self.smoke, self.overrides = options.corpus, options.smoke, options.overrides
         self.dest = (options.dest or Path("runs") / f"{options.corpus}{'-smoke' if options.smoke else ''}").absolute()
+        for path in (self.dest, ROOT):
+            if set(str(path)) & set(OF_HYDRA):
+                die(f"{path} has one of {OF_HYDRA}, which hydra takes for its own: choose another folder")
         self.presets = [Preset(variant, options.size) for variant in options.variants]
         self.archive, self.unchecked = options.archive, options.unchecked
         training = self.presets[0].training

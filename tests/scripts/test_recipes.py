@@ -16,11 +16,16 @@ from typing import Dict, List
 
 import pytest
 import recipe
+import torch
 from commands import ROOT
 from conftest import Told
 from recipe_smoke import SMOKE_MODEL, SMOKE_PREPARE, members
 from test_pages import blocks, commands, reason
 
+from lamemo_fairseq.benchmark import paper
+from lamemo_fairseq.core.compiled import cpp_compiler
+from lamemo_fairseq.plugin.config import LaMemoConfig
+from lamemo_fairseq.plugin.decoder import LaMemoDecoder
 from lamemo_fairseq.plugin.presets import PRESETS, SIZES, VARIANTS, Preset
 
 PAGES: Dict[str, Path] = {
@@ -141,6 +146,9 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture, tmp_path: Path) ->
     assert "--archive x goes without --smoke" in problem(capsys, "text8", "--smoke", "--archive", "x")
     assert "--unchecked" in problem(capsys, "text8", "--unchecked")
     words = ["enwik8", "common.seed=2", "--dest", str(tmp_path), "optimization.max_update=7"]
+    with pytest.raises(SystemExit):
+        recipe.Recipe(recipe.parse([*words, "--dest", str(tmp_path / "a,b")]))
+    assert re.fullmatch(r"run.sh: .*a,b has one of .*\n", capsys.readouterr().err)
     options = recipe.parse(words)  # overrides between flags
     assert options.overrides == ["common.seed=2", "optimization.max_update=7"]
     folder = tmp_path / "lamemo_enwik8_base"
@@ -221,6 +229,26 @@ def test_arithmetic_of_time_and_memory(corpus: str) -> None:
             expected += [f"{ms:.0f}", f"{ms * preset.training.max_update / 3.6e6:.1f}"]
         assert cells[6:10] == expected, cells
         assert cells[10] == f"{peak + parameters * adam / 2**30:.1f}"
+
+
+@pytest.mark.slow  # builds the pages' models and counts their steps, some ten seconds each
+@pytest.mark.skipif(cpp_compiler() is None, reason="fake CUDA tensors need a C++ compiler")
+@pytest.mark.parametrize("corpus", sorted(PAGES))
+def test_counts_of_the_first_row(corpus: str) -> None:
+    """The pages' counts are of this program: those of its first row within 2 %, versions of torch aside."""
+    first = next(
+        line for line in PAGES[corpus].read_text(encoding="utf-8").splitlines() if line.startswith("| `lamemo_lm")
+    )
+    name, dtype, parameters, *counts = (cell.strip(" `") for cell in first.strip("|").split("|"))
+    assert name.startswith("lamemo_lm_") and dtype == "bfloat16"
+    step = paper.count(name, "lookahead", dtype)["step"]
+    found = (step["tflop"], step["bytes"] / 2**30, step["peak"] / 2**30)
+    assert found == pytest.approx([float(count) for count in counts[:3]], rel=0.02)
+    preset = PRESETS[name]
+    with torch.device("meta"):
+        symbols = paper.Symbols(SIZES[preset.size].vocabulary)
+        decoder = LaMemoDecoder(LaMemoConfig(**preset.model), symbols, preset.training.tokens_per_sample)
+    assert f"{sum(parameter.numel() for parameter in decoder.parameters()):,}" == parameters
 
 
 def test_tiny_archives_have_the_corpus_layout() -> None:
