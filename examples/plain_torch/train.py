@@ -43,7 +43,7 @@ def sample(model: MemoryTransformer, prompt: torch.Tensor, length: int, seed: in
     """``length`` tokens that continue the prompt [n]; segments enter the memory as they fill up."""
     model.eval()
     generator = torch.Generator().manual_seed(seed)
-    segment = model.open(streams=1)
+    segment = model.new_segment(streams=1)
     features, written = model.decode_step(prompt[None], segment), []
     for _ in range(length):
         probabilities = model.log_probs(features)[0, -1].exp()

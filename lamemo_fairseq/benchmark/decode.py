@@ -14,13 +14,13 @@ from .table import Table
 def filled(decoder: LaMemoDecoder, memory: int, device: str) -> DecodingSegment:
     """A text whose memory is full, and whose segment is too: the next token refreshes."""
     tokens = torch.randint(4, WORDS, (STREAMS, memory + SEGMENT), device=device)
-    opened = decoder.open(STREAMS)
+    opened = decoder.new_segment(STREAMS)
     if decoder.segment_length < SEGMENT:  # as full, without a refresh for every token
         longer, decoder.segment_length = decoder.segment_length, SEGMENT
         opened = filled(decoder, memory, device)
         opened.close(decoder.memory)
         decoder.segment_length = longer
-        return decoder.open(STREAMS, opened.state)
+        return decoder.new_segment(STREAMS, opened.state)
     for _ in decoder.decode_tokens(tokens, opened):
         pass
     return opened

@@ -135,7 +135,7 @@ def floor_of_step(decoder: LaMemoDecoder, setting: Setting) -> int:
 def count_token(decoder: LaMemoDecoder, setting: Setting, streams: int = 1) -> Dict[str, float]:
     """What one generated token does inside of a segment, behind a full memory."""
     decoder.eval()
-    opened = decoder.open(streams)
+    opened = decoder.new_segment(streams)
     prompt = torch.randint(4, setting.words, (streams, decoder.memory.span + 2), device="cuda")
 
     def read(tokens: Tensor) -> None:

@@ -103,11 +103,11 @@ class RelativeAttention(nn.Module):
         """Attends from the current tokens and, given ``previous_attention``, from the memory ahead.
 
         Args:
-            h: [B, M + N, D], ``memory`` = M rows of it older than the segment; 0 where these stand in ``cache``, as in
+            h: [B, M + N, D], ``memory`` = M slots of it older than the segment; 0 where these stand in ``cache``, as in
                 a further chunk of a segment that is decoded, or are recomputed as tokens among others.
             geometry: encodings and masks of this segment.
             biases: shared vectors.
-            previous_attention: what the memory rows gathered before; None where they are only read.
+            previous_attention: what the memory slots gathered before; None where they are only read.
             long_term: a memory that is no keys and values, read by the same queries; what it returns is added.
             want_lse: keep the outputs with their log-sum-exps.
             want_usage: return how much attention each key received, averaged over heads.
@@ -160,7 +160,7 @@ class RelativeAttention(nn.Module):
     ) -> Union[Attended, FusedAttention]:
         """Current tokens' queries [B, H, N, d] over keys and values [B, H, T, d], as :meth:`causal_scores` has them."""
         dropout = self.dropout if self.training else 0.0
-        # Where rows of the memory are recomputed, the mask has rows for them, which the last layer does not ask for.
+        # Where slots of the memory are recomputed, the mask has rows for them, which the last layer does not ask for.
         geometry = geometry.last(queries.size(2))
         if not fuses:
             scores = self.causal_scores(queries, keys, distances, geometry, biases)

@@ -1,7 +1,7 @@
 """Incremental decoding: the state of a segment that is still being written.
 
 The memory is refreshed once per segment, when its first token is known; all of the segment's tokens read the same
-refreshed rows. So a token costs its own projections and one row of attention, and the log-probabilities are those
+refreshed slots. So a token costs its own projections and one row of attention, and the log-probabilities are those
 of the segment read at once. Slow reference: ``stream_logits`` in
 ``tests/reference.py``. Letters as in ``softmax.py``.
 """
@@ -67,8 +67,8 @@ class DecodingSegment:
         """Adds what a chunk of n tokens left."""
         count = record.embeddings.size(1)
         self.embeddings.append(record.embeddings)
-        for layer, (rows, attention_state) in enumerate(zip(record.inputs, record.attention_state)):
-            self.inputs[layer].append(rows)
+        for layer, (hidden_states, attention_state) in enumerate(zip(record.inputs, record.attention_state)):
+            self.inputs[layer].append(hidden_states)
             if attention_state is not None:
                 self.stores_attention[layer] = True
                 self.outputs[layer].append(attention_state.output)
@@ -100,7 +100,7 @@ class DecodingSegment:
             for output, lse, keep in zip(self.outputs, self.lses, self.stores_attention)
         ]
         documents = None if self.tracker is None else self.documents.filled()
-        inputs = [rows.filled() for rows in self.inputs]
+        inputs = [hidden_states.filled() for hidden_states in self.inputs]
         return SegmentRecord(self.embeddings.filled(), inputs, attention_state, self.usage, documents=documents)
 
     def close(self, memory: Memory) -> None:

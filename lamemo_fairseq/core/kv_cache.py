@@ -9,7 +9,7 @@ class Buffer:
     """A tensor that grows along one dimension without being copied.
 
     Args:
-        capacity: rows it can hold.
+        capacity: entries it can hold.
         dim: the dimension that grows; the first is the stream's.
     """
 
@@ -17,20 +17,20 @@ class Buffer:
         self.capacity, self.dim, self.length = capacity, dim, 0
         self.tensor: Optional[Tensor] = None
 
-    def append(self, rows: Tensor) -> Tensor:
-        """Takes in ``rows``; returns everything so far, as a view."""
+    def append(self, entries: Tensor) -> Tensor:
+        """Takes in ``entries``; returns everything so far, as a view."""
         if self.tensor is None:
-            shape = list(rows.shape)
+            shape = list(entries.shape)
             shape[self.dim] = self.capacity
-            self.tensor = rows.new_empty(shape)
-        count = rows.size(self.dim)
+            self.tensor = entries.new_empty(shape)
+        count = entries.size(self.dim)
         assert self.length + count <= self.capacity
-        self.tensor.narrow(self.dim, self.length, count).copy_(rows)
+        self.tensor.narrow(self.dim, self.length, count).copy_(entries)
         self.length += count
         return self.tensor.narrow(self.dim, 0, self.length)
 
     def slot(self) -> Tensor:
-        """The next row, to be written; it counts as filled from now on."""
+        """The next entry, to be written; it counts as filled from now on."""
         assert self.tensor is not None and self.length < self.capacity
         self.length += 1
         return self.tensor.select(self.dim, self.length - 1)

@@ -129,23 +129,23 @@ class Layer(nn.Module):
         memory_hidden = h[:, :refreshed] if refreshed > 0 else memory.hidden_states
         return LayerOutput(h[:, refreshed:], memory_hidden, mixed.attention_state, mixed.alpha, mixed.usage, mixed.loss)
 
-    def content_attention(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Attention of ``x`` [B, N, D] over ``rows`` [B, m, D] by content alone: softmax(q·k / sqrt(d)) v.
+    def content_attention(self, x: Tensor, slots: Tensor) -> Tensor:
+        """Attention of ``x`` [B, N, D] over ``slots`` [B, m, D] by content alone: softmax(q·k / sqrt(d)) v.
 
-        The layer's weights are held fixed: gradient reaches ``x`` and ``rows`` only. Slow reference:
+        The layer's weights are held fixed: gradient reaches ``x`` and ``slots`` only. Slow reference:
         ``content_attention`` in ``tests/reference_family.py``.
 
         Shapes: -> [B, H, N, d].
         """
         if self.normalize_before:
-            x, rows = self.normalize_fixed(x), self.normalize_fixed(rows)
+            x, slots = self.normalize_fixed(x), self.normalize_fixed(slots)
         attention = self.attention
         queries = attention.split(F.linear(x, attention.q_proj.weight.detach())) * attention.head_dim**-0.5
-        keys, values = F.linear(rows, attention.kv_proj.weight.detach()).chunk(2, dim=-1)
+        keys, values = F.linear(slots, attention.kv_proj.weight.detach()).chunk(2, dim=-1)
         keys, values = attention.split(keys), attention.split(values)
         return attend(queries @ keys.transpose(-2, -1), values).output
 
-    def normalize_fixed(self, rows: Tensor) -> Tensor:
+    def normalize_fixed(self, x: Tensor) -> Tensor:
         """Attention's norm with its weights held fixed."""
         norm = self.attention_norm
-        return F.layer_norm(rows, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)
+        return F.layer_norm(x, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)

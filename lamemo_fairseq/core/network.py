@@ -6,7 +6,7 @@
     features, state, aux = model(tokens, state)          # a segment [B, N]; the first state is None
     loss = -model.target_log_probs(features.flatten(0, 1), targets.flatten()).mean()
 
-    segment = model.open(streams=1, state=state)
+    segment = model.new_segment(streams=1, state=state)
     features = model.decode_step(tokens, segment)        # [B, 1, D], of the last token
 
 Nothing is kept on the model: what it remembers is the state. Slow reference: ``tests/reference.py``
@@ -246,7 +246,7 @@ class MemoryTransformer(nn.Module):
 
     # Decoding: the same segments, token by token.
 
-    def open(self, streams: int, state: Optional[MemoryState] = None) -> DecodingSegment:
+    def new_segment(self, streams: int, state: Optional[MemoryState] = None) -> DecodingSegment:
         """A segment that waits for its first token, behind ``state`` (default: an empty memory)."""
         if state is None:
             state = self.memory.empty(streams, next(self.layers.parameters()))

@@ -3,7 +3,7 @@
 Pure functions, and the geometry that one segment shares between all layers. Memory sits at positions 0..M-1, the
 segment behind it. Slow reference: ``tests/reference.py`` (``score``, ``causal_keys``, ``look_ahead_keys``). Letters as
 in ``softmax.py``; A is the number of tokens that entered the memory last, K = min(A, M) the keys of the look-ahead
-pass, C the rows of one of its blocks.
+pass, C the slots of one of its blocks.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .encodings import PositionEncoding
 
-# Rows of memory whose look-ahead position scores are computed by one product. A block of C rows needs C + K
+# Memory slots whose look-ahead position scores are computed by one product. A block of C slots needs C + K
 # distances for K keys, so small blocks waste little and large ones feed the matrix unit: 64 is a compromise.
 BLOCK = 64
 
@@ -35,9 +35,9 @@ def align(products: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LookAheadGeometry:
-    """The look-ahead half of a segment's geometry: memory rows against the K keys that end at the first current token.
+    """The look-ahead half of a segment's geometry: memory slots against the K keys that end at the first current token.
 
-    ``index`` [blocks, C + K] names, per block of memory rows, the rows of the encodings; ``attn_mask`` holds
+    ``index`` [blocks, C + K] names, per block of memory slots, the rows of the encodings; ``attn_mask`` holds
     ``-inf`` where a row may not look, [M, K] or [B, 1, M, K]. ``rising`` [M + 1] names the rows of the encodings for
     the distances 1, 2, ... to the right, by which one operation computes it (``fused_attention.py``); None where that
     would compute more than the blocks do: with a look to both sides, and where most of the memory is out of sight.
@@ -96,14 +96,14 @@ def causal_visibility(rows: int, keys: int, reach: Optional[int], device: torch.
 
 
 def ahead_visibility(memory: int, keys: int, full: bool, device: torch.device) -> Tensor:
-    """[M, K]: memory row i sees the keys M-K+1..M that lie right of it, or all of them with ``full``."""
+    """[M, K]: memory slot i sees the keys M-K+1..M that lie right of it, or all of them with ``full``."""
     row = torch.arange(memory, device=device)[:, None]
     key = torch.arange(memory - keys + 1, memory + 1, device=device)
     return torch.ones(memory, keys, dtype=torch.bool, device=device) if full else key > row
 
 
 def ahead_index(memory: int, keys: int, top: int, lowest: int, signed: bool, device: torch.device) -> Tensor:
-    """Rows of the encodings (distances ``top`` downwards to ``lowest``) for each block of memory rows.
+    """Rows of the encodings (distances ``top`` downwards to ``lowest``) for each block of memory slots.
 
     Column x of block b stands for the offset ``j - i = M - K + 1 - (b + 1)C + x``, in the order that
     :func:`align` undoes. A right-hand offset is encoded by its size, or with ``signed`` as the negative
@@ -127,7 +127,7 @@ class Positions:
     Attributes:
         encoding: how distances are encoded.
         reach: tokens see keys nearer than it (``--same-length``, None: all).
-        looks_ahead: whether memory rows attend to their right.
+        looks_ahead: whether memory slots attend to their right.
         full: the look-ahead goes to both sides.
     """
 
@@ -147,7 +147,7 @@ class Positions:
         capacity: Optional[int] = None,
         documents: Optional[Tensor] = None,
     ) -> AttentionGeometry:
-        """The geometry of a segment of N ``tokens`` behind M ``memory`` rows.
+        """The geometry of a segment of N ``tokens`` behind M ``memory`` slots.
 
         Args:
             tokens: N.
@@ -175,7 +175,7 @@ class Positions:
     def look_ahead(
         self, memory: int, last_written: int, top: int, like: Tensor, documents: Optional[Tensor]
     ) -> LookAheadGeometry:
-        """The look-ahead half: memory row i sees max(i, M - A) < j <= M (LaMemo, section 3.1, for any A).
+        """The look-ahead half: memory slot i sees max(i, M - A) < j <= M (LaMemo, section 3.1, for any A).
 
         ``top`` is the largest distance that is encoded.
         """

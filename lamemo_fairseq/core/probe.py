@@ -20,11 +20,11 @@ class Probe:
         reach: largest distance that is told apart; what lies further is left out.
 
     Attributes:
-        attention: [2, L, reach + 1]: sum over pairs of a token and a memory row of the attention weight (mean over
+        attention: [2, L, reach + 1]: sum over pairs of a token and a memory slot of the attention weight (mean over
             heads), and number of pairs, by distance.
-        alpha: [2, L, reach + 1]: sum over memory rows of the old attention's weight in the interpolation (LaMemo,
-            equation 6; mean over heads), and number of rows, by distance to the first current token.
-        histogram: [L, BINS]: alphas (one per head and memory row) in each part of their range.
+        alpha: [2, L, reach + 1]: sum over memory slots of the old attention's weight in the interpolation (LaMemo,
+            equation 6; mean over heads), and number of slots, by distance to the first current token.
+        histogram: [L, BINS]: alphas (one per head and memory slot) in each part of their range.
         share: [2, L]: sum over tokens of the attention that falls on memory, and number of tokens.
     """
 
@@ -55,9 +55,9 @@ class LayerProbe:
         """Attention of one segment.
 
         Args:
-            weights: [B, H, N, T] of the current tokens, or [B, H, T, T] where the memory's rows are recomputed.
+            weights: [B, H, N, T] of the current tokens, or [B, H, T, T] where the memory's slots are recomputed.
             attn_mask: [N, T] or [B, 1, N, T], ``-inf`` where a token may not look, or [T, T] or [B, 1, T, T].
-            alpha: [B, H, M] of the memory rows, or None where there is no look-ahead.
+            alpha: [B, H, M] of the memory slots, or None where there is no look-ahead.
         """
         probe, real = self.probe, self.probe.real.to(weights.device)
         N, T = real.size(1), weights.size(-1)
@@ -71,11 +71,11 @@ class LayerProbe:
         self.add(probe.attention, distance, fallen, pairs)
         probe.share[:, self.number] += torch.stack([fallen.sum(), real.sum()]).cpu()
         if alpha is not None:
-            rows = real[:, :1].expand(-1, M)  # a stream that has ended refreshes nothing worth counting
+            counted = real[:, :1].expand(-1, M)  # a stream that has ended refreshes nothing worth counting
             part = (alpha.double() * BINS).long().clamp(max=BINS - 1)  # [B, H, M]
-            heads = rows[:, None].expand(part.shape)
+            heads = counted[:, None].expand(part.shape)
             probe.histogram[self.number].index_add_(0, part.flatten().cpu(), heads.flatten().cpu())
-            self.add(probe.alpha, M - places[:M], (alpha.double().mean(1) * rows).sum(0), rows.sum(0))
+            self.add(probe.alpha, M - places[:M], (alpha.double().mean(1) * counted).sum(0), counted.sum(0))
 
     def add(self, sums: Tensor, distance: Tensor, values: Tensor, counts: Tensor) -> None:
         """Adds ``values`` and ``counts`` to ``sums`` [2, L, reach + 1] at ``distance``, all of one shape."""

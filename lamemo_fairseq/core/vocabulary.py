@@ -112,8 +112,8 @@ class AdaptiveEmbedding(nn.Module):
         for end, cluster in zip(self.cutoff, self.embeddings):
             inside = (tokens >= start) & (tokens < end)
             # Ids outside read the cluster's first word, and are then hidden: no shape depends on the text.
-            rows = cluster((tokens - start).clamp(0, end - start - 1)) * inside.unsqueeze(-1)
-            result = rows if result is None else result + rows
+            vectors = cluster((tokens - start).clamp(0, end - start - 1)) * inside.unsqueeze(-1)
+            result = vectors if result is None else result + vectors
             start = end
         assert result is not None
         return result
@@ -222,8 +222,8 @@ class AdaptiveHead(nn.Module):
         result = head.gather(1, entry.unsqueeze(1)).squeeze(1)
         for start, end, tail in self.clusters():
             inside = ((targets >= start) & (targets < end)).nonzero().squeeze(1)
-            rows = F.log_softmax(tail(features[inside]), dim=-1, dtype=wide)
-            found = rows.gather(1, (targets[inside] - start).unsqueeze(1)).squeeze(1)
+            inside_log_probs = F.log_softmax(tail(features[inside]), dim=-1, dtype=wide)
+            found = inside_log_probs.gather(1, (targets[inside] - start).unsqueeze(1)).squeeze(1)
             result = result.index_add(0, inside, found)
         return result
 

@@ -103,7 +103,7 @@ class Layout:
         """First token that ``segment`` reads, context included, from its row's beginning."""
         return max(0, self.boundaries[segment] - self.context)
 
-    def again(self, segment: int) -> int:
+    def context_tokens(self, segment: int) -> int:
         """Tokens that ``segment`` reads as context: they were read before."""
         return self.boundaries[segment] - self.start(segment)
 

@@ -127,29 +127,29 @@ def collate(samples: List[Dict[str, Any]], layout: Layout, pad: int, name: str) 
 
     ``target`` holds the padding symbol where nothing is scored; what is scored is one run per row that begins at
     ``start_indices``. ``remembered`` [B, N] counts the earlier tokens of its own document that each token's
-    memory can hold; the first ``again`` columns are context.
+    memory can hold; the first ``context_tokens`` columns are context.
     """
     if not samples:
         return {}
     segment = samples[0]["segment"]
 
-    def rows(key: str, fill: int) -> Tensor:
+    def padded(key: str, fill: int) -> Tensor:
         filled = torch.full((len(samples), layout.columns(segment)), fill)
         for row, sample in enumerate(samples):
             filled[row, : len(sample[key])] = sample[key]
         return filled
 
-    targets = rows("target", pad)
+    targets = padded("target", pad)
     for row, sample in enumerate(samples):
         targets[row, : sample["unscored"]] = pad
     net_input = {
-        "src_tokens": rows("source", pad),
+        "src_tokens": padded("source", pad),
         "src_lengths": torch.tensor([len(sample["source"]) for sample in samples]),
         "segment": segment,
         "tokens_to_memory": layout.tokens_to_memory(segment),
     }
     if "documents" in samples[0]:
-        net_input["documents"] = rows("documents", NO_DOCUMENT)
+        net_input["documents"] = padded("documents", NO_DOCUMENT)
     return {
         "id": torch.tensor([sample["id"] for sample in samples]),
         "nsentences": len(samples),
@@ -157,7 +157,7 @@ def collate(samples: List[Dict[str, Any]], layout: Layout, pad: int, name: str) 
         "net_input": net_input,
         "target": targets,
         "start_indices": [sample["unscored"] for sample in samples],
-        "remembered": rows("remembered", 0),
-        "again": layout.again(segment),
+        "remembered": padded("remembered", 0),
+        "context_tokens": layout.context_tokens(segment),
         "stream": name,
     }

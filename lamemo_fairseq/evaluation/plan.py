@@ -31,7 +31,7 @@ class EvaluationPlan:
             first of its own segments, ``memory + context``.
         shards: parts into which the rows are dealt, one to a process.
         shard: which of them.
-        alone: each line is read with an empty memory (``--sample-break-mode eos``).
+        independent_lines: each line is read with an empty memory (``--sample-break-mode eos``).
         separator: what clears the memory (``--memory-reset document``); None: nothing.
     """
 
@@ -42,7 +42,7 @@ class EvaluationPlan:
     warmup: Optional[int] = None
     shards: int = 1
     shard: int = 0
-    alone: bool = False
+    independent_lines: bool = False
     separator: Optional[Separator] = None
 
     def check(self) -> None:
@@ -64,7 +64,7 @@ class EvaluationPlan:
     def cut(self, text: Text, dictionary: Dictionary) -> Union[Segments, Sentences]:
         """The text in segments."""
         pad, eos = dictionary.pad(), dictionary.eos()
-        if self.alone:
+        if self.independent_lines:
             return Sentences(text, self.rows, self.tokens, self.context, pad, eos)
         warmup = self.memory + self.context if self.warmup is None else self.warmup
         layout = Layout.even(text.total, self.rows * self.shards, self.tokens, self.context, warmup)

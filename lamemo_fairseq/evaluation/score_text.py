@@ -95,5 +95,5 @@ def as_batch(source: Tensor, target: Tensor, seen: int) -> Dict[str, Any]:
         "net_input": {"src_tokens": source, "src_lengths": torch.tensor([source.size(1)])},
         "target": target,
         "remembered": torch.full(target.shape, seen),
-        "again": 0,
+        "context_tokens": 0,
     }

@@ -1,7 +1,7 @@
 """What a split scores: each target's loss, added up once. The only place where evaluation counts.
 
 A :class:`LossAccumulator` travels with the batches, notes the probabilities that a model gives their targets, and ends
-as a :class:`Score`. ``fairseq-eval-lm`` and ``python -m lamemo_fairseq.evaluate`` both go this way.
+as a :class:`Score`. ``fairseq-eval-lm`` and ``lamemo evaluate`` both go this way.
 """
 
 import math
@@ -221,10 +221,10 @@ class LossAccumulator:
         score.words += self.spelling.words(targets)
         score.characters += self.spelling.characters(targets, sources)
         # The new tokens stand at the end of a segment, behind those that come again as context.
-        again = batch["again"]
-        new = scored.size(1) - again
-        self.positions[0, :new] += losses[:, again:].sum(0)
-        self.positions[1, :new] += scored[:, again:].sum(0)
+        context = batch["context_tokens"]
+        new = scored.size(1) - context
+        self.positions[0, :new] += losses[:, context:].sum(0)
+        self.positions[1, :new] += scored[:, context:].sum(0)
 
 
 class ScoredBatches:

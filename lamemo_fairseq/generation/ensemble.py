@@ -35,7 +35,7 @@ class PromptedEnsemble(EnsembleModel):
         self.suppressed = torch.tensor(suppressed, device=next(models[0].parameters()).device)
 
     @torch.no_grad()
-    def open(self, prompts: Prompts, temperature: float, beams: int = 1) -> SearchState:
+    def start(self, prompts: Prompts, temperature: float, beams: int = 1) -> SearchState:
         """Prefills the prompts as far as all of them go.
 
         Raises:
@@ -45,7 +45,7 @@ class PromptedEnsemble(EnsembleModel):
         new = [self.rules.max_new_tokens(length - prompts.context_tokens) for length in lengths]
         ends = prompts.lengths + torch.tensor(new, device=prompts.lengths.device)
         decoding = [
-            model.decoder.open(len(lengths), None if prompts.before is None else prompts.before[number])
+            model.decoder.new_segment(len(lengths), None if prompts.before is None else prompts.before[number])
             for number, model in enumerate(self.models)
         ]
         state = SearchState(prompts, decoding, ends, beams)

@@ -18,7 +18,7 @@ from .session import Prompts
 
 def read_segment(decoder: Any, state: MemoryState, tokens: Tensor) -> MemoryState:
     """The memory behind a segment ``tokens`` [B, N], from that before it."""
-    segment = decoder.open(tokens.size(0), state)
+    segment = decoder.new_segment(tokens.size(0), state)
     for _ in decoder.decode_tokens(tokens, segment):
         pass
     segment.close(decoder.memory)
@@ -41,7 +41,7 @@ class History:
     def before(self, decoder: Any, segment: int) -> MemoryState:
         """The state of one stream before ``segment``; asked for in rising order."""
         if decoder not in self.reached:
-            self.reached[decoder] = (0, decoder.open(1).state)
+            self.reached[decoder] = (0, decoder.new_segment(1).state)
         number, state = self.reached[decoder]
         assert number <= segment, "a history is read forwards"
         device = next(decoder.parameters()).device
@@ -99,7 +99,7 @@ class Conversation:
         self.tokens += tokens.tolist()
         while len(self.tokens) >= self.segment:
             source = tokens.new_tensor([[self.start, *self.tokens[: self.segment - 1]]])
-            before = self.before or [model.decoder.open(1).state for model in models]
+            before = self.before or [model.decoder.new_segment(1).state for model in models]
             self.before = [read_segment(model.decoder, state, source) for model, state in zip(models, before)]
             self.start, self.tokens = self.tokens[self.segment - 1], self.tokens[self.segment :]
 

@@ -139,7 +139,7 @@ class TextInterface(hub_utils.GeneratorHubInterface):
 
     def score_tokens(self, ensemble: Any, tokens: Tensor) -> Dict[str, Tensor]:
         """Log-probabilities of ids [n]."""
-        scores = ensemble.open(self.prompt(tokens), temperature=1.0).prompt_scores[0]
+        scores = ensemble.start(self.prompt(tokens), temperature=1.0).prompt_scores[0]
         return {"tokens": tokens, "positional_scores": scores, "score": scores.mean()}
 
     def prompt(self, tokens: Tensor) -> Prompts:
@@ -155,7 +155,7 @@ class TextInterface(hub_utils.GeneratorHubInterface):
 
     def stream(self, generator: PromptedGenerator, tokens: Tensor) -> Iterator[GeneratedToken]:
         """Token by token, behind ``tokens`` [n]; the caller's gradient mode is left alone."""
-        state = generator.model.open(self.prompt(tokens), generator.temperature)
+        state = generator.model.start(self.prompt(tokens), generator.temperature)
         written = tokens.new_full((1, 1), generator.model.end)
         scores = torch.zeros(1, 1, 0, device=self.device)
         before = 0.0

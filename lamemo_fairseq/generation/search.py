@@ -91,7 +91,7 @@ class PromptedGenerator(SequenceGenerator):
         new = [self.model.rules.max_new_tokens(length - prompts.context_tokens) for length in lengths]
         steps = max(length + count for length, count in zip(lengths, new)) - min(lengths)
         check_memory(steps, max(new), len(lengths), self.beam_size, prompts.tokens.device)
-        state = self.model.open(prompts, self.temperature, self.beam_size)
+        state = self.model.start(prompts, self.temperature, self.beam_size)
         source = prompts.tokens.new_zeros(1, 1).expand(len(lengths), state.steps)
         found = self._generate({"net_input": {"state": state, "src_tokens": source, "src_lengths": prompts.lengths}})
         self.model.check_finite(state)

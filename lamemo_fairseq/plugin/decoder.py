@@ -98,7 +98,7 @@ class LaMemoDecoder(MemoryTransformer, FairseqIncrementalDecoder):
         """Reads those of ``tokens`` [B, t] that were not read yet; features [B, 1, D] of the last."""
         segment: Optional[DecodingSegment] = incremental_state.get(STATE_KEY)
         if segment is None:
-            segment = self.open(tokens.size(0))
+            segment = self.new_segment(tokens.size(0))
             incremental_state[STATE_KEY] = segment
         return self.decode_step(tokens[:, segment.tokens_seen :], segment)
 

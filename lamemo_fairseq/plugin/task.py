@@ -208,7 +208,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
             warmup=self.cfg.stream_warmup,
             shards=shards,
             shard=shard,
-            alone=str(self.cfg.sample_break_mode) == "eos",
+            independent_lines=str(self.cfg.sample_break_mode) == "eos",
             separator=self.separator(),
         )
 
@@ -228,7 +228,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         """
         shards = (num_shards, shard_id)
         protocol = self.protocol(context_window, 1 if batch_size is None else batch_size, *shards)
-        if not protocol.alone and self.trained_tokens not in (None, protocol.tokens):
+        if not protocol.independent_lines and self.trained_tokens not in (None, protocol.tokens):
             warn_of_other_segments(protocol.tokens + context_window, self.trained_tokens)
         counts = read_counts(utils.split_paths(self.cfg.data)[0], dataset.name)
         finish = partial(

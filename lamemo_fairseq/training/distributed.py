@@ -47,12 +47,12 @@ def first_for_all(work: Callable[[], None]) -> None:
         raise UsageError(message)
 
 
-def rows_to_first(rows: Tensor) -> Optional[Tensor]:
-    """The rows [B, ...] of all ranks as [K * B, ...] in main memory, on rank 0; None on the others."""
+def gather_batch_to_rank0(tensor: Tensor) -> Optional[Tensor]:
+    """The tensor [B, ...] of all ranks as [K * B, ...] in main memory, on rank 0; None on the others."""
     if not dist.is_initialized():
-        return rows.cpu().clone()
-    parts = [torch.empty_like(rows) for _ in range(ranks())] if rank() == 0 else None
-    dist.gather(rows.contiguous(), parts, dst=0)
+        return tensor.cpu().clone()
+    parts = [torch.empty_like(tensor) for _ in range(ranks())] if rank() == 0 else None
+    dist.gather(tensor.contiguous(), parts, dst=0)
     return None if parts is None else torch.cat([part.cpu() for part in parts])
 
 
@@ -74,8 +74,8 @@ def gather_memory_to_rank0(committed: Optional[CommittedState]) -> Optional[Dict
     everyones = all_gather_object((facts, 0 if committed is None else committed.following))
     if committed is None or any(other != facts for other, _ in everyones):
         return None
-    whole = {name: rows_to_first(tensor) for name, tensor in committed.state.tensors.items()}
-    documents = None if committed.state.documents is None else rows_to_first(committed.state.documents)
+    whole = {name: gather_batch_to_rank0(tensor) for name, tensor in committed.state.tensors.items()}
+    documents = None if committed.state.documents is None else gather_batch_to_rank0(committed.state.documents)
     if rank() > 0:
         return None
     return {

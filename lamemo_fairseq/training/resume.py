@@ -203,4 +203,4 @@ class Resumption:
         whole = MemoryState(memory["tensors"], memory["length"], memory["added"], memory["documents"])
         # Checkpoints of earlier versions hold rows without text too.
         end = first + self.iterator.dataset.rows_read(self.iterator.rows)
-        return CommittedState(memory["following"], whole.map(lambda rows: rows[first:end].clone()))
+        return CommittedState(memory["following"], whole.map(lambda tensor: tensor[first:end].clone()))

@@ -38,7 +38,7 @@ for kind in KINDS:
     for piece in tokens.split(3, dim=1):
         features, state, aux = model(piece, state)
         assert features.shape == (2, 3, 8) and model.log_probs(features).shape == (2, 3, 11)
-    model.decode_step(tokens, model.open(2))
+    model.decode_step(tokens, model.new_segment(2))
 loaded = {name.split(".")[0] for name, module in sys.modules.items() if module is not None}
 assert not loaded & {"fairseq", "hydra", "omegaconf"}
 """

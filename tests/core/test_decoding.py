@@ -46,7 +46,7 @@ def test_only_the_first_token_of_a_segment_reads_the_memory_rows() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     decoder, tokens, costs = make("lookahead", mem_len=64), text(1, 64 + 3 * SEGMENT), []
-    opened = decoder.open(1)
+    opened = decoder.new_segment(1)
     list(decoder.decode_tokens(tokens[:, :64], opened))
     for column in tokens[:, 64:].split(1, dim=1):
         with FlopCounterMode(display=False) as counter:
@@ -71,7 +71,7 @@ def test_far_beyond_the_segment(kind: str, dtype: torch.dtype, device: str) -> N
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("float16 is for GPUs, and there is none")
     decoder = make(kind).to(device, dtype)
-    opened = decoder.open(2)
+    opened = decoder.new_segment(2)
     token = torch.full((2, 1), 5, device=device)
     for _ in range(12 * SEGMENT):
         (features,) = decoder.decode_tokens(token, opened)

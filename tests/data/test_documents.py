@@ -113,7 +113,7 @@ def test_a_document_that_begins_with_a_segment_scores_as_if_it_were_alone() -> N
     alone = stream_nll(SMALL, weights, tokens[None, 7:], [4, 4, 1])[0]  # its first input is the separator's end
     torch.testing.assert_close(found[8:], alone, atol=1e-11, rtol=0)
     partial = tally.score.partial_memory
-    assert partial == 8 + 8, "of each, two segments of four begin with less than five tokens of its own"
+    assert partial == 8 + 8, "two segments of four begin with less than five tokens of its own"
 
 
 def test_remembered_counts_the_own_document_only() -> None:

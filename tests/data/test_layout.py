@@ -75,7 +75,7 @@ def check_batch(batch: Dict, layout: Layout, first_source: int) -> None:
         # fairseq strips all padding behind the start: what is left must be what is scored, in one run.
         assert not targets[row, :start].ne(PAD).any()
         assert targets[row, start:length].ne(PAD).all() and not targets[row, length:].ne(PAD).any()
-        assert start >= min(batch["again"], length)
+        assert start >= min(batch["context_tokens"], length)
         inputs = sources[row, :length].tolist()
         assert all(b == a + 1 for a, b in zip(inputs, inputs[1:]) if a != first_source)
 

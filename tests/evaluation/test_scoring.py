@@ -122,7 +122,9 @@ def test_a_sentence_scores_as_if_it_were_alone(sizes, rows, tokens, context) -> 
     lines = [torch.randint(2, 11, (size,), generator=generator).tolist() for size in sizes]
     weights = random_weights(SMALL)
     model = model_of(SMALL, weights)
-    batches = EvaluationPlan(tokens, context, rows, memory=5, alone=True).batches(text_of(lines), dictionary, ignore)
+    batches = EvaluationPlan(tokens, context, rows, memory=5, independent_lines=True).batches(
+        text_of(lines), dictionary, ignore
+    )
     found: Dict[int, float] = {}
     with torch.no_grad():
         for batch in batches:

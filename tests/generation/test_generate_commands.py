@@ -78,7 +78,7 @@ def test_generate_continues_blocks(printed: str, corpus: Path, checkpoint: Path)
         assert plain[number] == [written[number][0], as_text(symbols)]
         tokens = torch.tensor([lm.src_dict.index(s) for s in whole[:begin] + symbols])
         # As fairseq has it, scores are those at the temperature.
-        read = lm.generator().model.open(lm.prompt(tokens), temperature=0.9)
+        read = lm.generator().model.start(lm.prompt(tokens), temperature=0.9)
         expected = read.prompt_scores[0, begin : begin + 40]
         got = torch.tensor([float(score) for score in scores[number][0].split()[:40]]) * torch.tensor(2.0).log()
         torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)

@@ -75,7 +75,7 @@ source, found = torch.tensor([[2, *tokens]]), {{}}
 for name in sorted(os.listdir(folder)):
     model = load_pretrained(os.path.join(folder, name))
     with torch.no_grad():
-        segments = [model.log_probs(features) for features in model.decode_tokens(source, model.open(1))]
+        segments = [model.log_probs(features) for features in model.decode_tokens(source, model.new_segment(1))]
         scores = torch.cat(segments, dim=1)[0, :-1].gather(1, torch.tensor(tokens).unsqueeze(1))
     found[name] = scores.flatten().tolist()
 json.dump(found, open(out, "w"))

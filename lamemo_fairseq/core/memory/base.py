@@ -48,7 +48,7 @@ class MemoryState:
         tensors: by names that the kind chooses, each with the stream as its first dimension.
         length: M, the slots held now, from 0 to mem_len.
         last_written: A, the tokens that entered at the last update.
-        documents: [B, M] int64 numbers of the documents that the rows belong to, -1 for a cleared row;
+        documents: [B, M] int64 numbers of the documents that the slots belong to, -1 for a cleared slot;
             None where each stream is one document.
         last: [B] ids of the tokens read last, by which a decoder knows where a document ends; else None.
     """
@@ -248,7 +248,7 @@ class Memory(nn.Module):
         raise NotImplementedError
 
     def push(self, old: Tensor, new: Tensor, tokens_to_memory: int, dim: int = 1) -> Tensor:
-        """First in, first out: ``old`` and the first ``tokens_to_memory`` rows of ``new``, the last mem_len of them."""
+        """First in, first out: ``old`` and the first ``tokens_to_memory`` slots of ``new``, at most mem_len."""
         taken = min(tokens_to_memory, self.mem_len)
         stays = min(old.size(dim), self.mem_len - taken)
         left = old.narrow(dim, old.size(dim) - stays, stays)

@@ -1,9 +1,9 @@
 """Infinity-former's memory: the distant past as a continuous signal of fixed size (arXiv 2109.00301).
 
-A layer reads the inputs of the last mem_len tokens as rows. Rows that leave them enter a signal on [0, 1], a sum of
+A layer reads the inputs of the last mem_len tokens as slots. Slots that leave them enter a signal on [0, 1], a sum of
 Gaussians whose coefficients are fitted by ridge regression. Each query reads the signal through a Gaussian
 density of its own. To make room, the signal is contracted to [0, tau], so it never ends and costs the same forever.
-Letters as in ``softmax.py``; S points at which a signal is sampled, E basis functions, L rows that enter.
+Letters as in ``softmax.py``; S points at which a signal is sampled, E basis functions, L slots that enter.
 Slow reference: ``ridge``, ``gaussian_attention`` and ``kl`` in ``tests/reference_family.py``.
 
 What the paper leaves open, and what is done here:
@@ -11,11 +11,11 @@ What the paper leaves open, and what is done here:
 - Widths, ridge, tau and the weight of the regulariser differ between the paper's experiments; each is a flag, but for
   the widths (``WIDTHS``), which are those of its sorting task and grow where basis functions are few.
 - Values stand in the middles of equal parts of the interval that they fill. A contraction happens once per segment,
-  however many rows leave: shorter segments than in training make the signal forget faster per token.
+  however many slots leave: shorter segments than in training make the signal forget faster per token.
 - Sticky: parts of [0, 1] are as many as basis functions; places are quantiles instead of draws; the samples are spread
   evenly over [0, tau], which is what gives room to what was read. ``HEADROOM`` bounds what repeated stretching can add
   up to.
-- Rows enter as the layer's inputs, without a gate in front of the fit, and before a pre-norm; queries come without
+- Slots enter as the layer's inputs, without a gate in front of the fit, and before a pre-norm; queries come without
   the relative position's biases; both affine maps have a bias. Heads are summed in the regulariser.
 """
 
@@ -44,7 +44,7 @@ from .signal import WIDTHS, basis, evaluate, midpoints, normal, quantiles, regre
 if TYPE_CHECKING:
     from ..layer import Layer
 
-# A sticky signal may be this many times as high as the rows that enter it.
+# A sticky signal may be this many times as high as the slots that enter it.
 HEADROOM = 4.0
 
 
@@ -55,7 +55,7 @@ class ContinuousOptions(MemoryOptions):
     long_term_basis: int = option(64, "basis functions that make up the signal")
     long_term_samples: Optional[int] = option(None, "samples of the old signal in a fit (default: long-term-basis)")
     long_term_ridge: float = option(0.5, "penalty of the ridge regression")
-    long_term_contraction: float = option(0.75, "what the old signal is contracted to when rows enter")
+    long_term_contraction: float = option(0.75, "what the old signal is contracted to when slots enter")
     long_term_sticky: bool = option(False, "keep more of what was read more (sticky memories)")
     long_term_kl: float = option(1e-5, "weight of the regulariser of the densities' variances")
     long_term_sigma: float = option(0.05, "standard deviation that the regulariser pulls towards")
@@ -119,7 +119,7 @@ class SignalAttention(nn.Module):
         self.variance = nn.Linear(basis_functions, 1)
 
     def forward(self, signal: Tensor, queries: Tensor) -> LongTermOutput:
-        """Coefficients ``signal`` [B, E, D] and scaled queries [B, H, n, d] -> rows [B, n, D]."""
+        """Coefficients ``signal`` [B, E, D] and scaled queries [B, H, n, d] -> hidden states [B, n, D]."""
         keys, values = self.kv_proj(signal.to(queries.dtype)).chunk(2, dim=-1)
         keys, values = self.split(keys), self.split(values)  # [B, H, E, d]
         mean, variance = self.densities(queries, keys)
@@ -127,15 +127,16 @@ class SignalAttention(nn.Module):
         # The integral of N(t; mean, variance) psi_j(t) over all t, in closed form: [B, H, n, E].
         weights = normal(mean.unsqueeze(-1), centres, variance.unsqueeze(-1) + widths**2)
         output = weights.to(values.dtype) @ values
-        rows = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, n, H * d] -> [B, n, D]
+        hidden_states = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, n, H * d] -> [B, n, D]
         # KL(N(mean, variance) || N(mean, prior)): it leaves the mean alone. Heads are summed.
         ratio = variance / self.prior
         divergence = ((ratio - ratio.log() - 1) / 2).sum(1).mean()
-        return LongTermOutput(rows, self.usage(mean.detach(), variance.detach()) if self.sticky else None, divergence)
+        usage = self.usage(mean.detach(), variance.detach()) if self.sticky else None
+        return LongTermOutput(hidden_states, usage, divergence)
 
-    def split(self, rows: Tensor) -> Tensor:
+    def split(self, projected: Tensor) -> Tensor:
         """[B, E, H * d] -> [B, H, E, d]."""
-        return rows.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
     def densities(self, queries: Tensor, keys: Tensor) -> Tuple[Tensor, Tensor]:
         """Means and variances [B, H, n] of the queries' densities, in float32 or wider, under autocast too."""
@@ -157,7 +158,7 @@ class ContinuousMemory(Memory):
     """The kind behind ``--memory-type continuous``.
 
     Keeps for each layer ``layer{l}`` [B, M, D], as recurrence does, and ``signal{l}`` [B, E, D], float32 or wider,
-    of length zero until a row has left the others.
+    of length zero until a slot has left the others.
     """
 
     name = "continuous"
@@ -199,29 +200,29 @@ class ContinuousMemory(Memory):
         return like[:, :0]
 
     def recall(self, state: MemoryState, layer: int, memory_hidden: Tensor) -> LayerMemory:
-        rows, signal = state.tensors[f"layer{layer}"], state.tensors[f"signal{layer}"]
+        slots, signal = state.tensors[f"layer{layer}"], state.tensors[f"signal{layer}"]
         if signal.size(1) == 0:
-            return LayerMemory(rows)
-        return LayerMemory(rows, long_term=partial(self.attentions[layer], signal))
+            return LayerMemory(slots)
+        return LayerMemory(slots, long_term=partial(self.attentions[layer], signal))
 
     def update(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> MemoryState:
         tensors = {}
         for layer in range(self.layers):
-            rows = torch.cat([state.tensors[f"layer{layer}"], record.inputs[layer][:, :tokens_to_memory]], dim=1)
-            out = max(0, rows.size(1) - self.mem_len)
-            tensors[f"layer{layer}"] = rows[:, out:]
+            slots = torch.cat([state.tensors[f"layer{layer}"], record.inputs[layer][:, :tokens_to_memory]], dim=1)
+            out = max(0, slots.size(1) - self.mem_len)
+            tensors[f"layer{layer}"] = slots[:, out:]
             signal = state.tensors[f"signal{layer}"]
             usage = record.usage[layer] if signal.size(1) > 0 else None
-            tensors[f"signal{layer}"] = self.extend(signal, rows[:, :out], usage) if out > 0 else signal
+            tensors[f"signal{layer}"] = self.extend(signal, slots[:, :out], usage) if out > 0 else signal
         return MemoryState(tensors, tensors["layer0"].size(1), tokens_to_memory)
 
-    def extend(self, signal: Tensor, rows: Tensor, usage: Optional[Tensor]) -> Tensor:
-        """The signal [B, E, D] contracted, with ``rows`` [B, L, D] behind it.
+    def extend(self, signal: Tensor, slots: Tensor, usage: Optional[Tensor]) -> Tensor:
+        """The signal [B, E, D] contracted, with ``slots`` [B, L, D] behind it.
 
         Where the queries' ``usage`` is known, what was read more gets more of the samples, and thereby more of
         [0, tau] ("sticky memories").
         """
-        values, past = rows.to(signal.dtype), 0
+        values, past = slots.to(signal.dtype), 0
         if signal.size(1) > 0:
             past = self.samples
             if usage is None:
@@ -229,12 +230,12 @@ class ContinuousMemory(Memory):
             else:
                 places = quantiles(usage.to(signal.dtype), past)
             values = torch.cat([evaluate(places, self.basis_functions) @ signal, values], dim=1)  # [B, S + L, D]
-        fit = regression(past, rows.size(1), self.tau, self.basis_functions, self.ridge, signal.device)
+        fit = regression(past, slots.size(1), self.tau, self.basis_functions, self.ridge, signal.device)
         fitted = fit.T.to(signal.dtype) @ values
-        return fitted if usage is None else self.bounded(fitted, rows)
+        return fitted if usage is None else self.bounded(fitted, slots)
 
-    def bounded(self, signal: Tensor, rows: Tensor) -> Tensor:
-        """``signal`` [B, E, D], lower where it is more than HEADROOM times as high as a stream's ``rows`` [B, L, D].
+    def bounded(self, signal: Tensor, slots: Tensor) -> Tensor:
+        """``signal`` [B, E, D], lower where it is more than HEADROOM times as high as a stream's ``slots`` [B, L, D].
 
         A fit rings at the seam between old and new. Contracted evenly, that dies out; but where one place is read and
         stretched again and again, the ringing is as well, and would grow without end.
@@ -244,7 +245,7 @@ class ContinuousMemory(Memory):
             .abs()
             .amax((1, 2))
         )
-        limits = HEADROOM * rows.to(signal.dtype).abs().amax((1, 2))
+        limits = HEADROOM * slots.to(signal.dtype).abs().amax((1, 2))
         return signal * (limits / heights.clamp_min(1e-30)).clamp(max=1)[:, None, None]
 
     def losses(

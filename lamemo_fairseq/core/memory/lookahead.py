@@ -4,8 +4,9 @@ Kept are the embeddings of the last mem_len tokens and, per layer, what these to
 far with its log-sum-exp. A layer's hidden states are not kept: they are recomputed in each segment, from the
 embeddings upward, because looking ahead changes them. Slow reference: ``segment`` in ``tests/reference.py``.
 
-Two things set it apart from Transformer-XL: a row sees what comes after it, and, since rows are recomputed, the loss of
-a segment trains what the rows before it hold. ``--look-ahead none`` and ``--detach-memory`` have one without the other.
+Two things set it apart from Transformer-XL: a slot sees what comes after it, and, since slots are recomputed, the
+loss of a segment trains what the slots before it hold. ``--look-ahead none`` and ``--detach-memory`` have one without
+the other.
 """
 
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class LookAheadMemory(Memory):
     def __init__(self, sizes: MemorySizes, options: LookAheadOptions) -> None:
         super().__init__(sizes, options)
         self.look_ahead, self.detaches = options.look_ahead, options.detach_memory
-        #: layers whose memory rows look ahead: nobody reads those of the last
+        #: layers whose memory slots look ahead: nobody reads those of the last
         self.looking = range(0 if options.look_ahead == "none" else self.layers - 1)
 
     @property

@@ -15,8 +15,8 @@ class RecurrenceMemory(Memory):
     encodings = ("transformer-xl", "shaw")
 
     def empty(self, streams: int, like: Tensor) -> MemoryState:
-        rows = like.new_zeros(streams, 0, self.dim)
-        return MemoryState({f"layer{layer}": rows for layer in range(self.layers)})
+        slots = like.new_zeros(streams, 0, self.dim)
+        return MemoryState({f"layer{layer}": slots for layer in range(self.layers)})
 
     def input_memory(self, state: MemoryState, like: Tensor) -> Tensor:
         return like[:, :0]

@@ -70,7 +70,7 @@ def regression(past: int, new: int, tau: float, basis_functions: int, ridge: flo
     """The matrix G [past + new, E] of the fit, float64: coefficients = G^T values (multivariate ridge regression).
 
     G = F^T (F F^T + ridge I)^-1 with F [E, past + new] the basis functions at the values' places: ``past`` samples of
-    the old signal over [0, tau], ``new`` rows over [tau, 1], or over all of [0, 1] where there is no old signal.
+    the old signal over [0, tau], ``new`` slots over [tau, 1], or over all of [0, 1] where there is no old signal.
     F F^T is badly conditioned, hence the width. The matrix depends on sizes alone, and so may be remembered.
 
     Raises:
