@@ -5,6 +5,7 @@ Both see the same text in the same order, with the same seed and as many updates
 
     corpus/             the texts and data-bin
     MODEL/              checkpoint_last.pt, train.jsonl (the curve), result.json
+    model/              LaMemo as a directory to hand on, with its card
     table.txt           what is printed at the end
     curves.png
 """
@@ -23,7 +24,9 @@ import torch
 from lamemo_fairseq import LaMemoLanguageModel
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.prepare import shakespeare
+from lamemo_fairseq.data.text_form import text_form
 from lamemo_fairseq.evaluation import plotting
+from lamemo_fairseq.interop.export import Facts, export
 from lamemo_fairseq.plugin.presets import PRESETS, Training
 from lamemo_fairseq.plugin.recipes import command_line
 from lamemo_fairseq.study import curves
@@ -39,9 +42,9 @@ SCORED = ("valid", "test")
 PROMPT = "the "
 
 
-def fairseq(command: str) -> str:
-    """Path of one of fairseq's commands, in the environment that runs this script."""
-    return str(Path(sys.executable).with_name(f"fairseq-{command}"))
+def program(name: str) -> str:
+    """Path of a command, in the environment that runs this script."""
+    return str(Path(sys.executable).with_name(name))
 
 
 def run(command: List[str], log: Path, on_line: Any) -> None:
@@ -70,7 +73,7 @@ def train(name: str, title: str, flags: List[str], training: Training, folder: P
         print(f"{title} is trained already ({folder})")
         return float(done["seconds"])
     print(f"training {title}: {training.max_update} updates", flush=True)
-    command = [fairseq("train"), str(data), "--user-dir", str(ROOT / "lamemo_fairseq")]
+    command = [program("fairseq-train"), str(data), "--user-dir", str(ROOT / "lamemo_fairseq")]
     command += command_line(PRESET) + ["--max-update", str(training.max_update), *flags]
     # The whole valid split is scored once, at the end: validation in between would cost more than training.
     command += ["--save-dir", str(folder), "--disable-validation", "--save-interval-updates", "200"]
@@ -94,7 +97,7 @@ def score(title: str, split: str, training: Training, folder: Path, data: Path) 
     result = folder / f"{split}.json"
     if not result.exists():
         print(f"scoring {title} on {split}", flush=True)
-        command = [fairseq("eval-lm"), str(data), "--user-dir", str(ROOT / "lamemo_fairseq")]
+        command = [program("fairseq-eval-lm"), str(data), "--user-dir", str(ROOT / "lamemo_fairseq")]
         command += ["--task", "memory_language_modeling", "--path", str(folder / "checkpoint_last.pt")]
         command += ["--gen-subset", split, "--tokens-per-sample", str(training.tokens_per_sample)]
         command += ["--batch-size", str(training.batch_size), "--no-progress-bar"]
@@ -138,6 +141,13 @@ def continuation(folder: Path, data: Path) -> str:
     return str(lm.sample(PROMPT, sampling=True, sampling_topp=0.9, temperature=0.8, max_len_b=300, seed=1))
 
 
+def hand_on(checkpoint: Path, data: Path, directory: Path, row: Dict[str, Any]) -> None:
+    """Leaves the model of a table's row as a directory that needs nothing else, unless it is there."""
+    if not directory.exists():
+        scores = {f"{split} bpc": f"{row[split]:.3f}" for split in SCORED}
+        export(str(checkpoint), str(directory), str(data), Facts(text_form(str(data)), scores))
+
+
 def draw(rows: List[Dict[str, Any]], path: Path) -> None:
     """Training curves against updates and against seconds."""
     figure, panels = plotting.panels(2, width=10, height=4, share_y=True)
@@ -174,10 +184,15 @@ def main() -> None:
     text = table(rows, training, manifest["source"])
     (dest / "table.txt").write_text(text + "\n", encoding="utf-8")
     draw(rows, dest / "curves.png")
+    hand_on(dest / "lamemo" / "checkpoint_last.pt", data, dest / "model", rows[0])
     print(f"\n{text}\ncurves: {dest / 'curves.png'}")
     logging.disable(logging.INFO)  # what fairseq says of itself while it loads a model
     for name, title, _ in MODELS:
         print(f"\n{title} goes on from {PROMPT!r}:\n{continuation(dest / name, data)}")
+    print(f"\nLaMemo to keep, with its model card: {dest / 'model'}\nmore of it:")
+    print(
+        f"  {program('lamemo')} generate {dest / 'model'} --prompt {PROMPT!r} --sampling --top-p 0.9 --temperature 0.8"
+    )
 
 
 if __name__ == "__main__":

@@ -171,7 +171,9 @@ def settings_of(state: Dict[str, Any], cfg: Dict[str, Any], model: ModelConfig) 
     for name in ("optimizer", "lr_scheduler", "criterion"):
         rows.append((name.replace("_", " "), str(group(cfg, name).get("_name"))))
     for name in ("lr", "clip_norm", "update_freq"):
-        rows.append((name.replace("_", " "), str(optimization.get(name))))
+        value = optimization.get(name)
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        rows.append((name.replace("_", " "), shown))
     rows += [(name, str(group(cfg, "common").get(name))) for name in ("seed", "fp16", "bf16")]
     loss = state.get("extra_state", {}).get("val_loss")
     if isinstance(loss, float):

@@ -175,6 +175,21 @@ def test_fairseqs_commands_take_it(
         assert lines(model, model) == expected
 
 
+def test_the_page_in_python(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Its programs run, and the one without fairseq computes what the other does."""
+    page = (ROOT / "examples" / "sharing" / "README.md").read_text(encoding="utf-8")
+    with_fairseq, without = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    assert lamemo("export", checkpoint, "runs/shakespeare-lamemo", "--bpe", "text_characters") == 0
+    exec(compile(with_fairseq, "README.md", "exec"), {})
+    capsys.readouterr()
+    exec(compile(without, "README.md", "exec"), {})
+    score = LaMemoLanguageModel.from_pretrained("runs/shakespeare-lamemo").score("the value of")
+    assert capsys.readouterr().out == f"{score['positional_scores'].sum()!r}\n"
+
+
 def test_training_goes_on_from_it(corpus: Path, checkpoint: Path, tmp_path: Path) -> None:
     weights = tmp_path / "model" / "model.safetensors"
     assert lamemo("export", checkpoint, tmp_path / "model") == 0

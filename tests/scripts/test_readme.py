@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
+from lamemo_fairseq import LaMemoLanguageModel
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -71,6 +73,13 @@ def test_quickstart_runs_twice(tmp_path: Path) -> None:
     table = (tmp_path / "table.txt").read_text()
     assert table in first
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+    model = tmp_path / "model"
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert "source: documentation topics of Python" in card and "| updates | 20 |" in card
+    assert re.search(r"\| valid bpc \| [\d.]+ \|\n\| test bpc \| [\d.]+ \|", card)
+    lm = LaMemoLanguageModel.from_pretrained(str(model))
+    written = lm.sample("the ", sampling=True, sampling_topp=0.9, temperature=0.8, max_len_b=300, seed=1)
+    assert f"LaMemo goes on from 'the ':\n{written}" in first and f"generate {model} --prompt" in first
     second = run()
     assert "training" not in second.split("model  ")[0] and table in second
     assert (tmp_path / "mine.txt").read_text() == "not the script's"
