@@ -13,7 +13,7 @@ from ..core.memory import MemoryState
 
 
 class CommittedState(NamedTuple):
-    """What a segment left: a state, and the number of the segment that may continue it.
+    """What a segment left: a state, and the number of the segment that may continue it (0: it stands before the text).
 
     ``alphas`` are for metrics: per layer that looked ahead, the weight [B, H, M] of the slots' earlier attention.
     """
@@ -47,10 +47,10 @@ class MemoryStore:
 
     def recall(self, decoder: Any, segment: int, streams: int) -> Optional[MemoryState]:
         """The state that ``segment`` continues, or None where it starts with an empty memory."""
-        if segment == 0:
+        last = self.latest(decoder)
+        if segment == 0 and last is not None and last.following != 0:
             self.committed.pop(decoder, None)  # of another pass over the text
             return None
-        last = self.latest(decoder)
         if last is None or last.state.streams not in (0, streams) or not self.continues(last, segment):
             return None
         return last.state

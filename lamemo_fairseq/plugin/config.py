@@ -242,6 +242,12 @@ class MemoryLanguageModelingConfig(FairseqDataclass):
         default=False,
         metadata={"help": "leave the memory out of checkpoints: smaller ones, but resuming is not exact"},
     )
+    finetune_memory: bool = field(
+        default=False,
+        metadata={
+            "help": "with --finetune-from-model: the new text begins behind the memory that the checkpoint holds"
+        },
+    )
     csv_log: Optional[str] = field(
         default=None,
         metadata={"help": "write what is logged to this file too, as comma-separated values; a file per run"},

@@ -63,7 +63,7 @@ from ..training.exported import is_exported, load_exported, weights_file
 from ..training.resume import StreamIterator
 from ..training.saved_run import check_form
 from ..training.train_step import check_room
-from .start_checks import check_beginning, check_metric, forget_earlier_runs, stop_if_done
+from .start_checks import carry_finetuned, check_beginning, check_metric, forget_earlier_runs, stop_if_done
 from .task import MemoryLanguageModelingTask
 
 logger = logging.getLogger(__name__)
@@ -155,6 +155,7 @@ def patch_reading() -> None:
         _, epoch_itr = loaded
         if isinstance(epoch_itr, StreamIterator):
             check_room(trainer.get_model().decoder.memory, epoch_itr.rows, next(trainer.get_model().parameters()))
+            carry_finetuned(cfg, trainer, epoch_itr)
             if epoch_itr.resumption is not None:
                 epoch_itr.resumption.finish(trainer.task.training_memory, trainer.get_model(), trainer.optimizer)
             trainer.task.begin_training(cfg.save_dir, trainer.get_num_updates())

@@ -13,7 +13,9 @@ from ..data.dictionary import check_same
 from ..training import checkpoint_io as files
 from ..training import saved_run
 from ..training.exported import is_exported
+from ..training.finetune_memory import carry_memory
 from ..training.metrics import check_best_metric
+from ..training.resume import StreamIterator
 from ..training.run_lock import lock_save_dir
 from .task import MemoryLanguageModelingTask
 
@@ -37,6 +39,19 @@ def check_beginning(cfg: Any, trainer: Any) -> None:
     dictionary = state.get("task_state", {}).get("dictionary")
     if dictionary is not None and isinstance(trainer.task, MemoryLanguageModelingTask):
         check_same(dictionary, trainer.task.dictionary, str(trainer.task.cfg.data))
+
+
+def carry_finetuned(cfg: Any, trainer: Any, iterator: StreamIterator) -> None:
+    """Puts the memory of the checkpoint before the text, where that is asked for and a finetuning begins."""
+    if not trainer.task.cfg.finetune_memory:
+        return
+    if cfg.finetune_from_model is None:
+        raise UsageError("--finetune-memory has no effect without --finetune-from-model: name a checkpoint there")
+    start = saved_run.start_of(cfg, trainer.checkpoint_suffix)
+    # Where it is another path, the finetuning itself goes on from its own checkpoint.
+    if start.path is not None and start.path == cfg.finetune_from_model:
+        state = None if is_exported(start.path) else saved_run.peek(start.path)
+        carry_memory(state or {}, start.path, iterator, trainer.task.training_memory, trainer.get_model())
 
 
 def check_resumable(cfg: Any) -> None:

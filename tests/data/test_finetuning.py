@@ -80,9 +80,16 @@ def test_weights_alone(done: Tuple[Path, List[str]]) -> None:
     assert max(float((old[name] - new[name]).abs().max()) for name in old) < 4 * 0.0003
 
 
+def test_behind_the_old_memory(done: Tuple[Path, List[str]]) -> None:
+    folder, outputs = done
+    old = folder / "runs/old/lamemo/checkpoint_last.pt"
+    assert f"the new text begins behind the memory of {old}, of 4 streams" in outputs[4]
+    assert "Memory is refilled" not in outputs[4] and "begins behind" not in outputs[3]
+
+
 def test_goes_on_where_it_was(done: Tuple[Path, List[str]]) -> None:
     folder, outputs = done
-    assert "Memory is refilled by replaying" in outputs[4]
-    assert "tokens of text (was " in outputs[4]
+    assert "Memory is refilled by replaying" in outputs[5]
+    assert "tokens of text (was " in outputs[5]
     state = torch.load(folder / "runs/new/continued/checkpoint_last.pt", weights_only=True)
     assert state["optimizer_history"][-1]["num_updates"] == 8

@@ -66,6 +66,7 @@ TASK: Dict[str, Sequence[Any]] = {
     "memory-reset": [None, None, None, "document", "never"],
     "document-separator": [None, None, None, None, None, "e", "nonesuch"],
     "no-save-memory": [None, None, None, True],
+    "finetune-memory": [None, None, None, None, None, True],
     "csv-log": [None, None, None, "LOG"],
 }
 

@@ -1,6 +1,7 @@
 """A run that cannot go on from its checkpoint says which flag or part is not as it was; one directory, one run."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -11,9 +12,12 @@ from typing import Any, Dict, List
 
 import pytest
 import torch
-from commands import PLUGIN, Command, load, preprocess, train
+from commands import PLUGIN, Command, assert_same_training, load, losses, preprocess, train
+from fairseq import checkpoint_utils
 
 from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.core.memory import MemoryState
+from lamemo_fairseq.core.network import MemoryTransformer
 from lamemo_fairseq.training.run_lock import LOCK, OWNER, lock_save_dir
 
 
@@ -171,3 +175,47 @@ def test_no_lock_to_be_had_is_a_warning(tmp_path, caplog):
     except UsageError:
         pytest.fail("a place that knows no locks is no other training")
     assert "a second training into it would not be noticed" in caplog.text
+
+
+def test_finetuning_behind_the_old_memory(data, tmp_path):
+    """The first update's loss is that of the new text's first segment behind the saved memory; a killed run goes on."""
+    flags = ["--dropout", 0, "--attention-dropout", 0]
+    train(data, tmp_path / "old", *flags, "--lr", 0.05, "--max-update", 15)[0].succeed()
+    source = tmp_path / "old" / "checkpoint_last.pt"
+    sharp = load(source)  # after so few updates a model hardly attends to anything
+    for name, tensor in sharp["model"].items():
+        tensor *= 12 if ".attention." in name or "embed_tokens" in name else 1
+    torch.save(sharp, source)
+    new = preprocess(tmp_path / "new", 400, skip=700)
+    (new / "dict.txt").write_bytes((data / "dict.txt").read_bytes())
+    words = ["--only-source", "--srcdict", data / "dict.txt", "--workers", 1, "--trainpref", tmp_path / "new/train.txt"]
+    Command("preprocess", [*words, "--destdir", new], tmp_path / "log").succeed()
+    tuned = [*flags, "--finetune-from-model", source, "--finetune-memory", "--save-interval-updates", 2]
+    output = train(new, tmp_path / "tuned", *tuned, "--max-update", 2)[0].succeed()
+    [model], _, task = checkpoint_utils.load_model_ensemble_and_task([str(source)], arg_overrides={"data": str(new)})
+    task.load_dataset("train")
+    streams = load(source)["extra_state"]["train_iterator"]["streams"]
+    held = streams["memory"]
+    state = MemoryState(held["tensors"], held["length"], held["added"], None)
+    assert state.length == 12
+    batch = next(iter(task.get_batch_iterator(task.dataset("train"), max_sentences=4).next_epoch_itr(shuffle=False)))
+    source_tokens, target = batch["net_input"]["src_tokens"], batch["target"]
+    with torch.no_grad():
+        features, _, _ = MemoryTransformer.forward(model.decoder.eval(), source_tokens, state)
+        nll = -model.decoder.target_log_probs(features.flatten(0, 1), target.flatten()).mean() / math.log(2)
+        empty, _, _ = MemoryTransformer.forward(model.decoder, source_tokens)
+        other = -model.decoder.target_log_probs(empty.flatten(0, 1), target.flatten()).mean() / math.log(2)
+    assert losses(output)[1] == pytest.approx(float(nll), abs=2e-3) and abs(float(nll - other)) > 4e-3
+    train(new, tmp_path / "tuned", *tuned, "--max-update", 4)[0].succeed()
+    train(new, tmp_path / "whole", *tuned, "--max-update", 4)[0].succeed()
+    assert_same_training(tmp_path / "whole" / "checkpoint_last.pt", tmp_path / "tuned" / "checkpoint_last.pt")
+    mistakes = {
+        "holds the memory of 4 streams": ["--batch-size", 2],
+        "holds the memory of another model, with --mem-len 12": ["--mem-len", 5],
+        "goes with --memory-reset never alone": ["--memory-reset", "document"],
+    }
+    for told, more in mistakes.items():
+        command = train(new, tmp_path / "no", *tuned, "--max-update", 1, *more)[0]
+        assert told in refused(command.fail())
+    command = train(new, tmp_path / "no", "--finetune-memory", "--max-update", 1)[0]
+    assert "--finetune-memory has no effect without --finetune-from-model" in refused(command.fail())
