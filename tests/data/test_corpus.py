@@ -19,7 +19,7 @@ from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.characters import TextCharacters
 from lamemo_fairseq.data.counts import read_counts
 from lamemo_fairseq.data.prepare import binarize, corpus, own_text, read, shakespeare
-from lamemo_fairseq.data.prepare.corpus import CHARACTERS, WORDS, Corpus
+from lamemo_fairseq.data.prepare.corpus import BYTES, CHARACTERS, WORDS, Corpus
 from lamemo_fairseq.data.prepare.forms import Form
 from lamemo_fairseq.data.prepare.read import Lines
 
@@ -436,3 +436,19 @@ def test_the_real_archive(tmp_path: Path) -> None:
     for split in ("valid", "test"):
         share = sum(len(texts[name]) for name in shakespeare.PLAYS[split]) / total
         assert 0.05 < share < 0.08
+
+
+@pytest.mark.parametrize(
+    "form, told",
+    [
+        (Form(WORDS), "words"),
+        (Form(CHARACTERS), "characters"),
+        (Form(BYTES), "bytes"),
+        (Form(merges=10), "pieces of words"),
+        (Form(sentencepiece=20), "pieces of words"),
+    ],
+)
+def test_tokens_are_called_what_they_are(tmp_path: Path, capsys: Any, form: Form, told: str) -> None:
+    files = files_of(tmp_path, b"the cat sat on the mat with another cat\n" * 9)
+    own_text.prepare(tmp_path / "dest", files, form)
+    assert capsys.readouterr().out.count(f" tokens ({told} and line ends)\n") == 3

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
+from conftest import run as run_command
 
+from lamemo_fairseq.cli.main import main as lamemo
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.prepare import corpus as texts
 from lamemo_fairseq.data.prepare import python_source
 from lamemo_fairseq.study import grid as study
 from lamemo_fairseq.study import run as study_run
+from lamemo_fairseq.study.page import Page
+from lamemo_fairseq.study.sample import open_checkpoint, sample
 
 
 def options(tmp_path: Path, *flags: str) -> Any:
@@ -161,3 +165,23 @@ def test_the_grid_is_run_and_resumed(tmp_path: Path) -> None:
     assert failed.returncode == 1 and re.search(
         "^lamemo study: fairseq_cli.train failed .*nonsense", failed.stderr, re.M
     )
+
+
+def test_moses_is_undone_in_what_a_model_writes(tmp_path: Path) -> None:
+    """A dictionary with ``&apos;s`` writes an apostrophe: the page shows the text that was meant."""
+    text = "the cat isn't here , said the other 's friend & went\n" * 40
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    words = ["text", "--text", str(tmp_path / "text"), "--split", "80,10,10", "--dest", str(tmp_path / "c")]
+    assert lamemo(["prepare", *words, "--words", "--moses", "en"]) == 0
+    assert "&apos;t" in (tmp_path / "c/data-bin/dict.txt").read_text()
+    run_command("train", tmp_path / "c/data-bin", *TINY, "--max-update", 2, "--save-dir", tmp_path / "run")
+    shown = sample(open_checkpoint(tmp_path / "run/checkpoint_last.pt"), 60, seed=1)
+    assert "'" in shown and "&apos;" not in shown and "&amp;" not in shown
+
+
+def test_wide_tables_stay_on_the_page() -> None:
+    """A table of runs is as wide as the page, and its words break."""
+    page = Page("runs")
+    page.table(["kind"] * 30, [["averylongkind" * 9] * 30])
+    assert "table { border-collapse: collapse; font-size: 0.8rem; width: 100% }" in page.render()
+    assert "overflow-wrap: anywhere" in page.render()

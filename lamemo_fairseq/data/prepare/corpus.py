@@ -75,6 +75,13 @@ class Corpus:
     counts: Callable[[], TextCounts] = TextCounts
     vocabulary: tuple[str, ...] = ("train",)
 
+    @property
+    def tokens_are(self) -> str:
+        """What a user is told that the tokens are."""
+        cut = {CODES, SENTENCEPIECE} & self.extras.keys()
+        ends = " and line ends" if self.line_ends else ""
+        return ("pieces of words" if cut else self.units) + ends
+
 
 def encode_characters(line: str) -> str:
     """A line as characters."""
@@ -195,7 +202,7 @@ def _write_split(folder: Path, split: str, corpus: Corpus) -> dict[str, Any]:
             file.write(line + "\n")
     print(
         f"  {split}: {counts.lines:,} lines, {counts.words:,} words, {counts.characters:,} characters, "
-        f"{counts.bytes:,} bytes as {tokens:,} tokens"
+        f"{counts.bytes:,} bytes as {tokens:,} tokens ({corpus.tokens_are})"
     )
     sizes = {name: getattr(counts, name) for name in ("lines", "words", "characters", "bytes")}
     return {**sizes, "tokens": tokens, "sha256": file_hash(path)}
