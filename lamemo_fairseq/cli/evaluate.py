@@ -128,7 +128,7 @@ def score(cell: "Cell", args: argparse.Namespace, title: str) -> Dict[str, Any]:
         tally.score = tally.score.of_original(counts, args.gen_subset)
 
     counts = read_counts(utils.split_paths(args.data)[0], args.gen_subset)
-    plan = task.protocol(cell.context, args.batch_size)
+    plan = task.evaluation_plan(cell.context, args.batch_size)
     batches = plan.batches(text, task.source_dictionary, finish, args.num_workers)
     probe = Probe(cfg.model.decoder_layers, REACH) if args.attention else None
     found = score_cell(model, batches, device, probe, title)

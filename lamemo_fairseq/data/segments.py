@@ -159,5 +159,5 @@ def collate(samples: List[Dict[str, Any]], layout: Layout, pad: int, name: str) 
         "start_indices": [sample["unscored"] for sample in samples],
         "remembered": padded("remembered", 0),
         "context_tokens": layout.context_tokens(segment),
-        "stream": name,
+        "split": name,
     }

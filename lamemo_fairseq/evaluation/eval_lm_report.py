@@ -58,7 +58,9 @@ def over_ranks(score: Score) -> Score:
 class AfterLoss(logging.Handler):
     """Logs a line, and a warning, once, right behind the loss that ``fairseq-eval-lm`` prints last.
 
-    Handlers run in the order in which they were added, so the loss is out when this one sees it.
+    A handler, because nothing of a task is called behind that line: the last hook is the end of the batches, and what
+    is logged there would stand before the loss. Handlers run in the order in which they were added, so the loss is out
+    when this one sees it; it takes itself away.
     """
 
     def __init__(self, line: str, warning: Optional[str]) -> None:

@@ -198,7 +198,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
             not self.cfg.no_save_memory,
         )
 
-    def protocol(self, context: int, rows: int, shards: int = 1, shard: int = 0) -> EvaluationPlan:
+    def evaluation_plan(self, context: int, rows: int, shards: int = 1, shard: int = 0) -> EvaluationPlan:
         """How a split is read to be scored, ``tokens_per_sample`` new tokens at a time."""
         return EvaluationPlan(
             tokens=self.cfg.tokens_per_sample,
@@ -227,14 +227,14 @@ class MemoryLanguageModelingTask(GenerationHooks):
         fairseq-eval-lm has taken the context window off tokens_per_sample already.
         """
         shards = (num_shards, shard_id)
-        protocol = self.protocol(context_window, 1 if batch_size is None else batch_size, *shards)
-        if not protocol.independent_lines and self.trained_tokens not in (None, protocol.tokens):
-            warn_of_other_segments(protocol.tokens + context_window, self.trained_tokens)
+        plan = self.evaluation_plan(context_window, 1 if batch_size is None else batch_size, *shards)
+        if not plan.independent_lines and self.trained_tokens not in (None, plan.tokens):
+            warn_of_other_segments(plan.tokens + context_window, self.trained_tokens)
         counts = read_counts(utils.split_paths(self.cfg.data)[0], dataset.name)
         finish = partial(
             conclude, text=(dataset.name, dataset.total), shards=shards, model=self.cfg.path, counts=counts
         )
-        return protocol.batches(dataset, self.dictionary, finish, num_workers)
+        return plan.batches(dataset, self.dictionary, finish, num_workers)
 
     def begin_training(self, save_dir: str, updates: int) -> None:
         """Training begins in ``save_dir``, or goes on after so many updates; later epochs do not come here."""
@@ -264,7 +264,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
 
     def valid_step(self, sample: Dict[str, Any], model: Any, criterion: Any) -> Tuple[Tensor, int, Dict[str, Any]]:
         """One batch of a validation subset, which has a memory of its own."""
-        self.validating = split = sample["stream"]
+        self.validating = split = sample["split"]
         if "segment" in sample["net_input"]:
             sample = attach(sample, self.validation_memory.setdefault(split, MemoryStore(split)))
         loss, sample_size, output = super().valid_step(sample, model, criterion)
