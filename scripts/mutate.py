@@ -11,25 +11,33 @@ Results go to mutants/FILE.json. A mutant that changes nothing but the text of a
 import argparse
 import ast
 import difflib
+import hashlib
+import itertools
 import json
 import os
 import random
 import resource
+import selectors
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Set
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "mutants"
 
 CORE = ["tests/core/test_reference.py", "tests/core/test_network.py", "tests/core/test_fused.py"]
 CORE += ["tests/core/test_decoding.py", "tests/core/test_autocast.py", "tests/core/test_golden.py"]
-CONTRACT = ["tests/core/test_contract.py", "tests/core/test_kinds.py"]
-SEGMENTS = ["tests/data/test_layout.py", "tests/data/test_documents.py", "tests/evaluation/test_scoring.py"]
+CONTRACT = ["tests/core/test_memory_base.py", "tests/core/test_memory_condensed.py"]
+CONTRACT += ["tests/core/test_contract.py", "tests/core/test_kinds.py"]
+SEGMENTS = [
+    "tests/data/test_segments.py",
+    "tests/data/test_layout.py",
+    "tests/data/test_documents.py",
+    "tests/evaluation/test_scoring.py",
+]
 #: file -> the tests that speak about it; those that start processes of their own cannot see a mutant
 FILES: Dict[str, List[str]] = {
     "core/softmax.py": ["tests/core/test_softmax.py", *CORE],
@@ -45,11 +53,15 @@ FILES: Dict[str, List[str]] = {
     "data/layout.py": SEGMENTS,
     "data/segments.py": SEGMENTS,
     "data/text.py": SEGMENTS,
+    "data/varied_layout.py": SEGMENTS,
+    "data/documents.py": SEGMENTS,
     "data/memory_store.py": ["tests/data/test_memory_store.py", "tests/core/test_contract.py"],
-    "evaluation/scoring.py": ["tests/evaluation/test_scoring.py"],
-    "evaluation/plan.py": ["tests/evaluation/test_scoring.py", "tests/data/test_layout.py"],
+    "evaluation/scoring.py": ["tests/evaluation/test_account.py", "tests/evaluation/test_scoring.py"],
+    "evaluation/plan.py": ["tests/evaluation/test_account.py", "tests/evaluation/test_scoring.py"],
     "plugin/criterion.py": ["tests/plugin/test_criterion.py"],
 }
+#: of processor time, for a first look at a mutant
+QUICK = 4.0
 SPOKEN = {"warning", "info", "warn", "debug", "warn_once", "UsageError"}
 
 
@@ -89,15 +101,71 @@ def words_only(original: ast.FunctionDef, mutant: ast.FunctionDef) -> bool:
 
 def difference(original: ast.FunctionDef, mutant: ast.FunctionDef) -> str:
     """The changed lines."""
-    one, other = (ast.unparse(function).splitlines()[1:] for function in (original, mutant))
-    return "\n".join(line for line in list(difflib.unified_diff(one, other, n=0, lineterm=""))[2:] if line[:2] != "@@")
+    pair = [ast.unparse(function).splitlines()[1:] for function in (original, mutant)]
+    return "\n".join(line for line in list(difflib.unified_diff(*pair, n=0, lineterm=""))[2:] if line[:2] != "@@")
+
+
+class Mutants:
+    """The mutants of one file of the package."""
+
+    def __init__(self, path: str, seed: int) -> None:
+        from mutmut.mutation.file_mutation import mutate_file_contents
+
+        self.path, self.stem = path, path.replace("/", ".").removesuffix(".py")
+        self.module, self.results = f"lamemo_fairseq.{self.stem}", FOLDER / f"{self.stem}.json"
+        self.code = mutate_file_contents(path, (ROOT / "lamemo_fairseq" / path).read_text()).code
+        self.functions = functions_of(self.code)
+        names = [name for name in self.functions if "__mutmut_" in name and not name.endswith("_orig")]
+        self.silent = [name for name in names if words_only(self.original(name), self.functions[name])]
+        spoken = [name for name in names if name not in set(self.silent)]
+        self.names = random.Random(seed).sample(spoken, len(spoken))  # so that the first n are a random sample
+        self.known: Dict[str, Any] = json.loads(self.results.read_text()) if self.results.exists() else {}
+
+    def original(self, name: str) -> ast.FunctionDef:
+        """The function of which ``name`` is a mutant."""
+        return self.functions[name.rpartition("__mutmut_")[0] + "__mutmut_orig"]
+
+    def key(self, name: str) -> str:
+        """What tells whether a mutant is the one that was run: numbers move when a function is edited."""
+        return hashlib.sha256(ast.unparse(self.functions[name]).encode()).hexdigest()[:12]
+
+    def status(self, name: str) -> str:
+        """``killed``, ``survived``, ``no tests``, or nothing where it was not run."""
+        found = self.known.get(name, {})
+        return found["status"] if found.get("key") == self.key(name) else ""
+
+    def note(self, name: str, status: str, by: str) -> None:
+        """Writes down how a mutant fared."""
+        self.known[name] = {"status": status, "by": by, "key": self.key(name)}
+        self.results.write_text(json.dumps(self.known, indent=0))
+
+    def report(self) -> None:
+        """Survivors with what was changed, and the numbers."""
+        first = next((n for n, name in enumerate(self.names) if not self.status(name)), len(self.names))
+        run = self.names[:first]
+        alive = [name for name in run if self.status(name) != "killed"]
+        for name in sorted(alive):
+            print(f"{name}: {self.status(name)}\n{difference(self.original(name), self.functions[name])}\n")
+        print(
+            f"{self.path}: {len(self.names) + len(self.silent)} mutants, {len(self.silent)} of texts alone, {len(run)} "
+            f"run{'' if len(run) == len(self.names) else ', drawn at random'}, {len(run) - len(alive)} killed, "
+            f"{len(alive)} survive"
+        )
+
+
+def in_turn(files: List[Mutants], wanted: Dict[str, List[str]]) -> List[Tuple[Mutants, str]]:
+    """Mutants of all files, so that all advance by the same share of theirs."""
+    turns = [
+        (k / len(wanted[f.path]), n, f, name) for n, f in enumerate(files) for k, name in enumerate(wanted[f.path])
+    ]
+    return [(file, name) for _, _, file, name in sorted(turns, key=lambda turn: turn[:2])]
 
 
 class Runner:
     """A pytest plugin that, in place of the tests, runs each mutant in a fork."""
 
-    def __init__(self, module: str, mutants: List[str], results: Path) -> None:
-        self.module, self.mutants, self.results = module, mutants, results
+    def __init__(self, mutants: List[Tuple[Mutants, str]], quick: bool, jobs: int) -> None:
+        self.mutants, self.quick, self.jobs = mutants, quick, jobs
         self.made: Dict[str, str] = {}  # fixtures that are folders made by a command ...
         self.prepared: Dict[str, Path] = {}  # ... once for all mutants
 
@@ -114,26 +182,58 @@ class Runner:
             self.made[fixturedef.argname] = str(fixturedef.cached_result[0])
 
     def pytest_runtestloop(self, session: Any) -> bool:
-        reached = self.in_fork(lambda: self.survey(session.items), 1200)
-        assert isinstance(reached, dict), "the tests fail without a mutant"
-        self.prepared = {name: Path(path) for name, path in reached.pop("fixtures").items()}
-        known = json.loads(self.results.read_text()) if self.results.exists() else {}
+        session.config._tmp_path_factory.getbasetemp()  # one folder for all processes
         items = {item.nodeid: item for item in session.items}
-        kills: Dict[str, int] = {}  # a test that killed others of a function is asked first
-        for done, name in enumerate(self.mutants, 1):
-            function = f"{self.module}.{name.rpartition('__mutmut_')[0]}"
-            chosen = sorted(reached.get(function, {}).items(), key=lambda pair: (-kills.get(pair[0], 0), pair[1]))
-            seconds = 20 + 10 * sum(duration for _, duration in chosen)
-            start = time.monotonic()
-            tests = [items[test] for test, _ in chosen]
-            found = self.in_fork(lambda name=name, tests=tests: self.first_failure(name, tests), seconds)
-            status = "no tests" if not tests else found["status"] if found else "killed"
-            known[name] = {"status": status, "by": found["by"] if found else "no end or no answer", "tests": len(tests)}
-            kills[known[name]["by"]] = kills.get(known[name]["by"], 0) + 1
-            self.results.write_text(json.dumps(known, indent=0))
-            took = time.monotonic() - start
-            print(f"{done}/{len(self.mutants)} {name} {status} {took:.1f}s {known[name]['by']}", flush=True)
+        reached = self.reached(session.items)
+        kills: Dict[str, int] = {}  # a test that killed others is asked first
+        work = ((self.question(file, name, reached, kills, items), (file, name)) for file, name in self.mutants)
+        for done, ((file, name), found) in enumerate(in_forks(work, self.jobs), 1):
+            found = found or {"status": "killed", "by": "no end or no answer"}
+            kills[found["by"]] = kills.get(found["by"], 0) + 1
+            file.note(name, found["status"], found["by"])
+            print(f"{done}/{len(self.mutants)} {file.path} {name} {found['status']} {found['by']}", flush=True)
         return True
+
+    def reached(self, items: List[Any]) -> Dict[str, Dict[str, float]]:
+        """Function -> the tests that reach it and their seconds."""
+        by_file: Dict[str, List[Any]] = {}
+        for item in items:
+            by_file.setdefault(item.location[0], []).append(item)
+        work = ((Question(lambda own=own: self.survey(own), 3600), name) for name, own in by_file.items())
+        reached: Dict[str, Dict[str, float]] = {}
+        for name, found in in_forks(work, self.jobs):
+            assert found is not None, f"{name} fails without a mutant"
+            self.prepared.update({fixture: Path(path) for fixture, path in found.pop("fixtures").items()})
+            for function, tests in found.items():
+                reached.setdefault(function, {}).update(tests)
+        return reached
+
+    def question(
+        self, file: Mutants, name: str, reached: Dict[str, Any], kills: Dict[str, int], items: Dict[str, Any]
+    ) -> "Question":
+        """What is asked of one mutant."""
+        own = reached.get(f"{file.module}.{name.rpartition('__mutmut_')[0]}", {})
+        own = {test: seconds for test, seconds in own.items() if test.split("::")[0] in FILES[file.path]}
+        tests = [items[test] for test in sorted(own, key=lambda test: (-kills.get(test, 0), own[test]))]
+        if self.quick:
+            tests = self.some_of(tests, name, own)
+        return Question(
+            lambda: self.first_failure(f"{file.module}.{name}", tests), 10 + 5 * sum(own[item.nodeid] for item in tests)
+        )
+
+    def some_of(self, items: List[Any], name: str, seconds: Dict[str, float]) -> List[Any]:
+        """Of the items of each test function the fastest and two others, as many as run in ``QUICK`` seconds."""
+        others = random.Random(name).sample(items, len(items))
+        wanted: Dict[str, List[Any]] = {}
+        for item in items:
+            wanted.setdefault(item.location[0] + item.originalname, [item])
+        for item in others:
+            group = wanted[item.location[0] + item.originalname]
+            if len(group) < 3 and item not in group:
+                group.append(item)
+        chosen = [item for item in items if item in wanted[item.location[0] + item.originalname]]
+        spent = list(itertools.accumulate(seconds[item.nodeid] for item in chosen))
+        return [item for item, until in zip(chosen, spent) if until <= max(QUICK, spent[0])]
 
     def survey(self, items: List[Any]) -> Dict[str, Any]:
         """Function -> the tests that reach it and their seconds."""
@@ -144,11 +244,11 @@ class Runner:
         reached: Dict[str, Any] = {}
         for item, following in zip(items, [*items[1:], None]):
             state()._stats.clear()
-            start = time.monotonic()
+            start = time.process_time()
             if self.fails(item, following):
                 raise AssertionError(f"{item.nodeid} fails without a mutant")
             for function in state()._stats:
-                reached.setdefault(function, {})[item.nodeid] = time.monotonic() - start
+                reached.setdefault(function, {})[item.nodeid] = time.process_time() - start
         reached["fixtures"] = self.made
         return reached
 
@@ -162,37 +262,64 @@ class Runner:
         """What the tests say of one mutant."""
         from mutmut.mutation.trampoline import set_mutant_under_test
 
-        set_mutant_under_test(f"{self.module}.{name}")
+        set_mutant_under_test(name)
         resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))  # for those that ask for all of the memory
         for item, following in zip(items, [*items[1:], None]):
             if self.fails(item, following):
                 return {"status": "killed", "by": item.nodeid}
-        return {"status": "survived", "by": ""}
+        return {"status": "survived" if items else "no tests", "by": ""}
 
-    def in_fork(self, work: Any, seconds: float) -> Any:
-        """What ``work`` returns in a process of its own; None where that dies or takes longer."""
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.setpgid(0, 0)
-            os.close(reading)
-            silent = os.open(os.devnull, os.O_WRONLY)
-            error = os.dup(2)
-            os.dup2(silent, 1)
-            os.dup2(silent, 2)
-            signal.setitimer(signal.ITIMER_REAL, seconds)  # the default of the signal ends the process
-            try:
-                answer = json.dumps(work()).encode()
-                with os.fdopen(writing, "wb") as file:
-                    file.write(answer)
-            except BaseException as problem:
-                os.write(error, f"{type(problem).__name__}: {problem}\n".encode())
-            os._exit(0)
+
+class Question(NamedTuple):
+    """Work for a process of its own, which is ended after ``seconds`` of processor time."""
+
+    work: Callable[[], Any]
+    seconds: float
+
+
+def in_forks(work: Iterable[Tuple[Question, Any]], jobs: int) -> Iterator[Tuple[Any, Any]]:
+    """(name, answer) of each question, as they come; None where a process died or took too long."""
+    running: Dict[int, Tuple[Any, int]] = {}
+    waiting, answers = selectors.DefaultSelector(), iter(work)
+    while True:
+        while len(running) < jobs:
+            following = next(answers, None)
+            if following is None:
+                break
+            question, name = following
+            descriptor, child = asked(question)
+            running[descriptor] = (name, child)
+            waiting.register(descriptor, selectors.EVENT_READ)
+        if not running:
+            return
+        for ready, _ in waiting.select():
+            name, child = running.pop(ready.fd)
+            waiting.unregister(ready.fd)
+            with os.fdopen(ready.fd, "rb") as file:
+                answer = file.read()
+            os.waitpid(child, 0)
+            yield name, json.loads(answer) if answer else None
+
+
+def asked(question: Question) -> Tuple[int, int]:
+    """Starts a process; where its answer is read, and its number."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
         os.close(writing)
-        with os.fdopen(reading, "rb") as file:
-            answer = file.read()
-        os.waitpid(child, 0)
-        return json.loads(answer) if answer else None
+        return reading, child
+    os.close(reading)
+    silent, error = os.open(os.devnull, os.O_WRONLY), os.dup(2)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    signal.setitimer(signal.ITIMER_PROF, question.seconds)  # of processor time; its signal ends the process
+    try:
+        answer = json.dumps(question.work()).encode()
+        with os.fdopen(writing, "wb") as file:
+            file.write(answer)
+    except BaseException as problem:
+        os.write(error, f"{type(problem).__name__}: {problem}\n".encode())
+    os._exit(0)
 
 
 def copy_of_the_project(folder: Path) -> None:
@@ -204,76 +331,50 @@ def copy_of_the_project(folder: Path) -> None:
     )
 
 
-def mutate(path: str, options: argparse.Namespace) -> None:
-    """All mutants of one file of the package."""
+def run(files: List[Mutants], wanted: Dict[str, List[str]], quick: bool, jobs: int) -> None:
+    """Runs the ``wanted`` mutants of ``files``."""
+    import pytest
     from hypothesis import Phase, settings
-    from mutmut.mutation.file_mutation import mutate_file_contents
 
-    source = (ROOT / "lamemo_fairseq" / path).read_text()
-    code = mutate_file_contents(path, source).code
-    functions = functions_of(code)
-    pairs = {n: functions[n.rpartition("__mutmut_")[0] + "__mutmut_orig"] for n in functions if "__mutmut_" in n}
-    names = [n for n in pairs if not n.endswith("_orig")]
-    silent: Set[str] = {n for n in names if words_only(pairs[n], functions[n])}
-    FOLDER.mkdir(exist_ok=True)
-    stem = path.replace("/", ".").removesuffix(".py")
-    results = FOLDER / f"{stem}.json"
-    known = json.loads(results.read_text()) if results.exists() and not options.afresh else {}
-    chosen = [n for n in names if n not in silent]
-    total = len(chosen)
-    if options.sample and options.sample < total:
-        chosen = sorted(random.Random(options.seed).sample(chosen, options.sample), key=chosen.index)
-    wanted = [n for n in chosen if n not in known or (options.survivors and known[n]["status"] != "killed")]
-    if not options.show and wanted:
-        if options.afresh:
-            results.unlink(missing_ok=True)
-        copy = FOLDER / f"{stem}.project"
-        copy_of_the_project(copy)
-        (copy / "lamemo_fairseq" / path).write_text(code)
-        os.chdir(copy)
-        os.environ["PYTHONPATH"] = str(copy)
-        sys.path[:0] = [str(copy), str(copy / "tests")]
-        # A failure is all that is asked for: nothing is shrunk, and the same examples are drawn each time.
-        phases = [Phase.explicit, Phase.generate]
-        settings.register_profile("mutation", phases=phases, derandomize=True, database=None, deadline=None)
-        settings.load_profile("mutation")
-        import pytest
-
-        tests = [test for test in FILES[path] if (copy / test).exists()]
-        module = "lamemo_fairseq." + stem
-        words = ["-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "--capture=no", *tests]
-        pytest.main([f"--rootdir={copy}", *words], plugins=[Runner(module, wanted, results)])
-        known = json.loads(results.read_text())
-        os.chdir(ROOT)
-    done = {n: known[n]["status"] for n in chosen if n in known}
-    alive = [n for n in done if done[n] != "killed"]
-    for name in alive:
-        print(f"{name}: {done[name]}\n{difference(pairs[name], functions[name])}\n")
-    drawn = f", {len(chosen)} drawn (seed {options.seed})" if len(chosen) < total else ""
-    print(
-        f"{path}: {len(names)} mutants, {len(silent)} of texts alone{drawn}, {len(done)} run, "
-        f"{len(done) - len(alive)} killed, {len(alive)} survive"
-    )
+    copy = FOLDER / f"project.{os.getpid()}"
+    copy_of_the_project(copy)
+    for file in files:
+        (copy / "lamemo_fairseq" / file.path).write_text(file.code)
+    os.chdir(copy)
+    os.environ["PYTHONPATH"] = str(copy)
+    sys.path[:0] = [str(copy), str(copy / "tests")]
+    # A failure is all that is asked for: nothing is shrunk, and the same examples are drawn each time.
+    phases = [Phase.explicit, Phase.generate]
+    settings.register_profile("mutation", phases=phases, derandomize=True, database=None, deadline=None)
+    settings.load_profile("mutation")
+    tests = sorted({test for file in files for test in FILES[file.path] if (copy / test).exists()})
+    words = ["-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "--capture=no", *tests]
+    pytest.main([f"--rootdir={copy}", *words], plugins=[Runner(in_turn(files, wanted), quick, jobs)])
+    os.chdir(ROOT)
+    shutil.rmtree(copy)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("files", nargs="*", metavar="FILE", help=f"of the package: {', '.join(FILES)}; none: all")
-    parser.add_argument("--sample", type=int, default=0, help="so many mutants of each file, drawn at random")
+    parser.add_argument("--sample", type=int, help="so many mutants of each file, drawn at random")
     parser.add_argument("--seed", type=int, default=1, help="of the draw")
-    parser.add_argument("--survivors", action="store_true", help="run those again that survived")
-    parser.add_argument("--afresh", action="store_true", help="forget what was found before")
-    parser.add_argument("--show", action="store_true", help="only show what was found before")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--quick", action="store_true", help="of each test that has many parameters, three cases alone")
+    parser.add_argument("--survivors", action="store_true", help="run those again that survived, and no others")
+    parser.add_argument("--show", action="store_true", help="run none, but show what was found before")
     options = parser.parse_args()
     unknown = [path for path in options.files if path not in FILES]
     if unknown:
         parser.error(f"{unknown[0]} has no tests in the table at the head of this file")
-    if len(options.files) == 1:
-        mutate(options.files[0], options)
-        return
-    flags = [word for word in sys.argv[1:] if word not in options.files]
-    for path in options.files or FILES:
-        subprocess.run([sys.executable, __file__, path, *flags], check=False)
+    FOLDER.mkdir(exist_ok=True)
+    files = [Mutants(path, options.seed) for path in options.files or FILES]
+    again = ("survived", "no tests") if options.survivors else ("",)
+    wanted = {f.path: [name for name in f.names[: options.sample] if f.status(name) in again] for f in files}
+    if any(wanted.values()) and not options.show:
+        run(files, wanted, options.quick, options.jobs)
+    for file in files:
+        file.report()
 
 
 if __name__ == "__main__":
