@@ -354,3 +354,16 @@ def test_quantiles() -> None:
     unequal = signal.quantiles(torch.tensor([[3.0, 1.0]], dtype=torch.float64), 4)
     expected = torch.tensor([[1 / 12, 3 / 12, 5 / 12, 3 / 4]], dtype=torch.float64)
     torch.testing.assert_close(unequal, expected, rtol=0, atol=1e-5)
+
+
+def test_all_is_made_where_the_signal_is() -> None:
+    """On the device that holds no numbers: what were made elsewhere would not fit."""
+    nowhere = LIKE.to("meta")
+    made = [*signal.basis(8, nowhere), signal.midpoints(4, 0, 1, nowhere), signal.evaluate(LIKE.to("meta"), 8)]
+    made += [signal.quantiles(torch.ones(2, 8, device="meta"), 3)]
+    made += [signal.regression(2, 3, 0.75, 8, 0.5, torch.device("meta"))]
+    density = torch.ones(2, 2, 5, device="meta")
+    made += [SignalAttention(3, 2, 4, 8, 0.05, True).usage(density, density)]
+    made += list(memory_of_signals().empty(2, nowhere).tensors.values())
+    made += list(compressive(compression="most-used").empty(2, nowhere).tensors.values())
+    assert {tensor.device.type for tensor in made} == {"meta"}

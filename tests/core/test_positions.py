@@ -161,3 +161,18 @@ def test_columns_that_no_key_uses_read_some_row() -> None:
     assert index.dtype == torch.int64 and int(index.max()) <= 8 and int(index.min()) >= 0
     signed = ahead_index(5, 2, 8, -5, True, LIKE.device)
     assert int(signed.max()) <= 13 and int(signed.min()) >= 0
+
+
+@every_encoding
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("with_documents", [False, True])
+def test_all_is_made_where_the_model_is(name: str, full: bool, with_documents: bool) -> None:
+    """On the device that holds no numbers: what were made elsewhere would not fit."""
+    documents = documents_of(0, 0, 1, 1, 2, 2, 2).to("meta") if with_documents else None
+    got = make(name, reach=3, full=full).geometry(3, 4, 3, LIKE.to("meta"), documents=documents)
+    assert got.ahead is not None and got.encodings is not None
+    tensors = [got.attn_mask, got.encodings, got.ahead.attn_mask, got.ahead.index]
+    tensors += [] if got.ahead.rising is None else [got.ahead.rising]
+    assert len(tensors) == (4 if full else 5)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert hide(torch.ones(2, 2, dtype=torch.bool, device="meta"), torch.float32).device.type == "meta"
