@@ -92,7 +92,12 @@ def test_flags_of_a_kind() -> None:
     assert memory.made_with == {"memory_type": "plain", "mem_len": "4"}
     assert (memory.mem_len, memory.layers, memory.dim, memory.heads, memory.head_dim) == (4, 3, 2, 1, 5)
     full = LookAheadMemory(SIZES, LookAheadOptions("full"))
-    assert full.made_with == {"memory_type": "lookahead", "mem_len": "4", "look_ahead": "full"}
+    assert full.made_with == {
+        "memory_type": "lookahead",
+        "mem_len": "4",
+        "look_ahead": "full",
+        "detach_memory": "False",
+    }
     assert full.looks_both_ways is True and LookAheadMemory(SIZES, LookAheadOptions()).looks_both_ways is False
 
 

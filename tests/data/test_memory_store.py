@@ -74,15 +74,16 @@ def test_segment_one_continues_segment_nought() -> None:
 
 def test_what_is_held() -> None:
     made = MemoryStore("valid")
-    assert made.name == "valid" and list(made.held()) == [] and made.bytes_held() == 0 and len(made.alphas) == 0
+    assert made.name == "valid" and list(made.held()) == [] and made.bytes_held() == 0
     alphas = (torch.ones(2, 1, 5),)
     made.keep(DECODER, 0, state(2), alphas)
     made.keep(OTHER, 0, state(3))
     assert [left.following for left in made.held()] == [1, 1]
     assert made.bytes_held() == (2 + 3) * 5 * 2 * 4
-    assert len(made.alphas) == 0  # of the last segment that was kept
-    made.keep(DECODER, 1, state(2), alphas)
-    assert made.alphas is alphas and made.bytes_held() == (2 + 3) * 5 * 2 * 4
+    first, second = made.latest(DECODER), made.latest(OTHER)
+    assert first is not None and first.alphas is alphas and second is not None and len(second.alphas) == 0
+    made.keep(DECODER, 1, state(2))
+    assert made.bytes_held() == (2 + 3) * 5 * 2 * 4
 
 
 def test_a_batch_with_its_store() -> None:

@@ -56,7 +56,7 @@ def test_a_layout_by_its_numbers() -> None:
     assert [cut.begin(row) for row in (0, 1)] == [0, 1] and [cut.scored(row) for row in (0, 1)] == [(0, 6), (6, 11)]
     assert cut.longest == 10 and cut.filled == 2
     assert [cut.start(k) for k in range(6)] == [0, 0, 0, 2, 4, 6]
-    assert [cut.again(k) for k in range(6)] == [0, 1, 3, 3, 3, 3]
+    assert [cut.context_tokens(k) for k in range(6)] == [0, 1, 3, 3, 3, 3]
     assert [cut.columns(k) for k in range(6)] == [1, 3, 5, 5, 5, 4]
     assert [cut.tokens_to_memory(k) for k in range(6)] == [0, 0, 2, 2, 2, 4]
 
@@ -164,7 +164,7 @@ def test_a_batch_by_its_entries() -> None:
         "target": [[98, 98, 98, 4, 5], [98, 98, 98, 10, 98]],
         "start_indices": [3, 3],
         "remembered": [[1] * 5, [1, 1, 1, 1, 0]],
-        "again": 3,
+        "context_tokens": 3,
         "stream": "train",
         "src_tokens": [[0, 1, 2, 3, 4], [6, 7, 8, 9, 98]],
         "src_lengths": [5, 4],

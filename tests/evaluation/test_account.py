@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from typing import Any, Dict, List
 
 import pytest
@@ -11,6 +12,7 @@ from scoring_helpers import text_of
 
 from lamemo_fairseq.core.documents import Separator
 from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.data.counts import TextCounts
 from lamemo_fairseq.data.segments import Segments
 from lamemo_fairseq.data.sentences import Sentences
 from lamemo_fairseq.data.spelling import Spelling
@@ -48,7 +50,7 @@ def batch() -> Dict[str, Any]:
         },
         "target": torch.tensor([[PAD, 7, 2], [PAD, 4, PAD]]),
         "remembered": torch.tensor([[2, 2, 3], [3, 4, 0]]),
-        "again": 1,
+        "context_tokens": 1,
     }
 
 
@@ -59,12 +61,12 @@ def test_a_batch_is_added_up() -> None:
     losses = account.add_batch(batch())
     assert losses.tolist() == [[0, 1, 2], [0, 4, 0]] and losses.dtype == torch.float64
     # Targets g (behind f@@), </s> and ab (behind </s>): 1 + 1 + 2 characters, three words that end.
-    assert account.score == Score(6, scored=3, cold=1, context=2, nats=7.0, words=3, characters=4)
+    assert account.score == Score(6, scored=3, partial_memory=1, context=2, nats=7.0, words=3, characters=4)
     assert account.positions.tolist() == [[5, 2], [2, 1]] and account.positions.dtype == torch.float64
     account.take(-torch.ones(2, 3))
     account.add_batch(batch())
     assert account.score.nats == 10.0 and account.score.scored == 6 and account.score.context == 4
-    assert account.score.cold == 2 and account.score.words == 6 and account.score.characters == 8
+    assert account.score.partial_memory == 2 and account.score.words == 6 and account.score.characters == 8
     assert account.positions.tolist() == [[7, 3], [4, 2]]
     account.score.check()
 
@@ -103,9 +105,9 @@ def test_rates() -> None:
 
 
 def test_parts_add_up_name_by_name() -> None:
-    one, other = Score(1, 2, 3, 4, 5.5, 6, 7), Score(10, 20, 30, 40, 50.0, 60, 70)
-    assert one + other == Score(11, 22, 33, 44, 55.5, 66, 77)
-    assert one.values() == [1, 2, 3, 4, 5.5, 6, 7] and Score().values() == [0] * 7
+    one, other = Score(1, 2, 3, 4, 5.5, 6, 7, 8, 9, 10), Score(10, 20, 30, 40, 50.0, 60, 70, 80, 90, 100)
+    assert one + other == Score(11, 22, 33, 44, 55.5, 66, 77, 88, 99, 110)
+    assert one.values() == [1, 2, 3, 4, 5.5, 6, 7, 8, 9, 10, False] and Score().values() == [0] * 11
 
 
 def test_a_score_is_refused_unless_whole_and_finite() -> None:
@@ -120,14 +122,48 @@ def test_a_score_is_refused_unless_whole_and_finite() -> None:
         Score(targets=1, scored=3, nats=math.nan).check()
 
 
+SCORE = Score(targets=8, scored=8, partial_memory=3, context=5, nats=16.0, unknown=2, words=4, characters=32)
+COUNTS = TextCounts(words=3, characters=20, lines=1, bytes=40, tokens=8)
+
+
 def test_the_line() -> None:
-    score = Score(targets=8, scored=8, cold=3, context=5, nats=16.0, words=4, characters=32)
     expected = (
         "8 targets scored, 3 of them with less than 7 tokens of memory, 5 tokens run only as context, "
         "loss 2.000000 nats per token, 0.721348 bits per character (32 characters), perplexity 7.3891 per token"
     )
-    assert score.line(7, pieces=False) == expected
-    assert score.line(7, pieces=True) == f"{expected}, perplexity 54.5982 per word (4 words)"
+    rest = "2 targets unknown (25.00 %); characters and words as the dictionary spells them"
+    assert SCORE.line(7, pieces=False) == f"{expected}, {rest}"
+    assert SCORE.line(7, pieces=True) == f"{expected}, perplexity 54.5982 per word (4 words), {rest}"
+    original = SCORE.of_original(COUNTS, "test").line(7, pieces=False)
+    assert original == (
+        f"{expected.replace('0.721348', '1.154156').replace('(32 ', '(20 ')}, perplexity 54.5982 per word (4 words), "
+        "207.1272 where ends of lines are no words (3 words), 0.577078 bits per byte (40 bytes), "
+        "2 targets unknown (25.00 %); characters and words as the original text has them"
+    )
+    only_lines = replace(SCORE, words=2, lines=2, original=True).line(7, pieces=False)
+    assert "no words" not in only_lines and "bytes" not in only_lines
+
+
+def test_the_original_text() -> None:
+    got = SCORE.of_original(COUNTS, "test")
+    assert (got.words, got.characters, got.lines, got.bytes, got.original) == (4, 20, 1, 40, True)
+    assert (got.nats, got.scored, got.unknown) == (16.0, 8, 2) and SCORE.original is False
+    assert got.bits_per_byte == pytest.approx(0.4 / math.log(2))
+    assert got.plain_word_perplexity == pytest.approx(math.exp(16 / 3))
+    assert SCORE.of_original(None, "test") is SCORE
+    part = replace(SCORE, scored=7)
+    assert part.of_original(COUNTS, "test") is part, "a part of a split has no counts"
+    assert SCORE.of_original(replace(COUNTS, tokens=None), "test").original
+    with pytest.raises(UsageError, match="counts 9 tokens of test, where the data has 8"):
+        SCORE.of_original(replace(COUNTS, tokens=9), "test")
+
+
+def test_a_warning_of_unknown_words() -> None:
+    assert Score(scored=100, unknown=1).unknown_warning("test") is None
+    said = Score(scored=100, unknown=2).unknown_warning("test")
+    assert said is not None and said.startswith("test: 2.00 % of the targets are <unk>") and "stood for" in said
+    original = Score(scored=100, unknown=2, original=True).unknown_warning("test")
+    assert original is not None and original.endswith("only with those of the same dictionary")
 
 
 def test_batches_are_accounted_for_as_they_are_read() -> None:
@@ -193,7 +229,7 @@ def test_a_plan_cuts_the_text(caplog: pytest.LogCaptureFixture) -> None:
     assert layout.boundaries[:3] == (0, 2, 5)
     given = EvaluationPlan(3, rows=2, memory=4, warmup=0).cut(text, dictionary)
     assert isinstance(given, Segments) and given.layout.warmup == 0 and given.layout.context == 0
-    lines = EvaluationPlan(3, context=1, rows=2, alone=True).cut(text, dictionary)
+    lines = EvaluationPlan(3, context=1, rows=2, independent_lines=True).cut(text, dictionary)
     assert isinstance(lines, Sentences)
     assert caplog.records == []
     caplog.set_level(logging.WARNING)
