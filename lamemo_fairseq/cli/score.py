@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..data.prepare.read import read_lines
+    from ..data.spelling import Spelling
     from ..evaluation.score_text import score_text
     from ..evaluation.scoring import Score
     from .generate import load
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if length < 1:
         raise UsageError(f"--tokens-per-sample {length} is too small: choose 1 or more")
     models, dictionary, whole = list(lm.models), lm.src_dict, Score()
-    pieces = any(symbol.endswith("@@") for symbol in dictionary.symbols)
+    pieces = Spelling.of(dictionary).uses_subwords
 
     def encode(line: str) -> str:
         return str(lm.apply_bpe(lm.tokenize(line)))

@@ -11,6 +11,8 @@ from torch import Tensor
 
 #: how subword-nmt marks a piece that its word continues behind
 CONTINUED = "@@"
+#: how sentencepiece writes the space before a word, which it also puts before the first word of a line
+SPACE = "\u2581"
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,15 @@ class Spelling:
         unk: the symbol of what the dictionary lacks; how many characters that were, it cannot say.
         lengths: [V] characters of each symbol.
         continued: [V] whether the word goes on in the next symbol.
-        spaced: whether a space stands between words; False for a dictionary of characters.
+        begins: [V] whether the symbol begins with a space (of sentencepiece), and thereby a word.
+        spaced: whether a space that is no symbol stands between words; False for characters and for sentencepiece.
     """
 
     eos: int
     unk: int
     lengths: Tensor
     continued: Tensor
+    begins: Tensor
     spaced: bool
 
     @staticmethod
@@ -39,23 +43,35 @@ class Spelling:
         shown = [s[: -len(CONTINUED)] if c else s for s, c in zip(symbols, continued)]
         # A few symbols of a dictionary of characters are longer: names like <unk>, and characters that are escaped.
         own = [symbol for symbol in symbols[dictionary.nspecial :] if not symbol.startswith("madeupword")]
-        spaced = any(continued) or 2 * sum(len(symbol) == 1 for symbol in own) < len(own)
-        lengths = [len(symbol) if spaced else 1 for symbol in shown]
+        begins = [symbol.startswith(SPACE) for symbol in symbols]
+        sentencepiece = any(len(symbol) > 1 for symbol, begun in zip(symbols, begins) if begun)
+        spaced = any(continued) or not sentencepiece and 2 * sum(len(symbol) == 1 for symbol in own) < len(own)
+        begins = [begun and sentencepiece for begun in begins]
+        lengths = [len(symbol) if spaced or sentencepiece else 1 for symbol in shown]
         lengths[dictionary.eos()] = 1
-        return Spelling(dictionary.eos(), dictionary.unk(), torch.tensor(lengths), torch.tensor(continued), spaced)
+        tensors = (torch.tensor(lengths), torch.tensor(continued), torch.tensor(begins))
+        return Spelling(dictionary.eos(), dictionary.unk(), *tensors, spaced)
 
     @property
-    def pieces(self) -> bool:
+    def uses_subwords(self) -> bool:
         """Whether words are split into pieces."""
-        return bool(self.continued.any())
+        return bool((self.continued | self.begins).any())
+
+    @property
+    def is_characters(self) -> bool:
+        """Whether every symbol is one character."""
+        return not self.spaced and not self.uses_subwords
 
     def characters(self, targets: Tensor, sources: Tensor) -> int:
         """Characters of ``targets`` [n], each with the space before it, if ``sources`` [n] stand before them."""
         count = self.lengths[targets].sum()
         if self.spaced:
             count += ((targets != self.eos) & (sources != self.eos) & ~self.continued[sources]).sum()
+        count -= (self.begins[targets] & (sources == self.eos)).sum()  # no space stands where a line begins
         return int(count)
 
     def words(self, targets: Tensor) -> int:
-        """Words that end in ``targets`` [n]: one that straddles two segments counts where it ends."""
+        """Words that end in ``targets`` [n], of sentencepiece those that begin there; an end of line is one."""
+        if self.begins.any():
+            return int((self.begins[targets] | (targets == self.eos)).sum())
         return int((~self.continued[targets]).sum())

@@ -42,7 +42,7 @@ def conclude(
         part = f" ({ranks} ranks together; the loss above is rank 0's alone)"
     elif count > 1:
         part = f" ({score.targets} of them in shard {shard} of {count})"
-    line = f"{split}: {total} targets in the split{part}, {score.line(tally.memory, tally.spelling.pieces)}"
+    line = f"{split}: {total} targets in the split{part}, {score.line(tally.memory, tally.spelling.uses_subwords)}"
     if ranks == 1 or distributed.get_rank() == 0:
         logging.getLogger().addHandler(AfterLoss(line, score.unknown_warning(split)))
 

@@ -20,7 +20,7 @@ def measures(tally: LossAccumulator) -> Result:
     """What an evaluation found."""
     score = tally.score
     words: Result = {"words": None, "word_perplexity": None, "bytes": None, "bits_per_byte": None}
-    if tally.spelling.pieces or score.original:
+    if tally.spelling.uses_subwords or score.original:
         words.update(words=score.words, word_perplexity=score.word_perplexity)
     if score.bytes:
         words.update(bytes=score.bytes, bits_per_byte=score.bits_per_byte)

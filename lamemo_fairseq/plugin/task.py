@@ -49,7 +49,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
     def __init__(self, cfg: MemoryLanguageModelingConfig, dictionary: Dictionary, **unused: Any) -> None:
         super().__init__(cfg)
         self.dictionary = dictionary
-        self.characters = not Spelling.of(dictionary).spaced  # whether every token is one character
+        self.characters = Spelling.of(dictionary).is_characters  # whether every token is one character
         self.training_memory = TrainingMemory(cfg.train_subset)
         self.validation_memory: Dict[str, MemoryStore] = {}  # by split; not training's, whatever the split is called
         # Two facts of the models built so far: fairseq hands models to neither build_criterion nor eval_lm_dataloader,

@@ -21,7 +21,7 @@ def log_bits(characters: bool) -> None:
     """Logs the text's loss in base 2 as ``bits_per_token``, and as ``bpc`` where every token is one character.
 
     Args:
-        characters: whether it is; :attr:`.Spelling.spaced` says so, by which evaluation counts too.
+        characters: whether it is; :attr:`.Spelling.is_characters` says so, by which evaluation counts too.
     """
     metrics.log_derived("bits_per_token", bits_per_token)
     if characters:

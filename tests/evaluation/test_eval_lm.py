@@ -186,8 +186,12 @@ def test_spelling_of_characters_words_and_pieces() -> None:
         spelling = Spelling.of(dictionary)
         ids = dictionary.encode_line(text, add_if_not_exist=False).long()
         before = torch.cat([torch.tensor([dictionary.eos()]), ids[:-1]])
-        return spelling.characters(ids, before), spelling.words(ids), spelling.pieces
+        return spelling.characters(ids, before), spelling.words(ids), spelling.uses_subwords
 
     assert spelled(["a", "b", "_", "\\u5f", "madeupword0000"], "a b _ b \\u5f") == (6, 6, False)
     assert spelled(["the", "cat", "@-@"], "the cat @-@ cat") == (len("the cat @-@ cat\n"), 5, False)
+    pieces = ["\u2581the", "\u2581c", "at", "\u2581", "s", "e"]
+    text = "\u2581the \u2581c at \u2581 s e </s> </s> \u2581c at"
+    assert spelled(pieces, text) == (len("the cat se\n\ncat\n"), 3 + 1 + 1 + 1 + 1, True)
+    assert spelled(["a", "\u2581", "b"], "a \u2581 b") == (4, 4, False), "fairseq's characters"
     assert spelled(["th@@", "e", "c@@", "at"], "th@@ e c@@ at e") == (len("the cat e\n"), 4, True)

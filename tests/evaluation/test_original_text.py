@@ -2,8 +2,10 @@
 
 import math
 import re
+import shutil
+from pathlib import Path
 from pydoc_data import topics
-from typing import Any, Dict, List
+from typing import Any, Dict, List, NamedTuple
 
 import pytest
 from commands import Command
@@ -24,6 +26,15 @@ FORMS: Dict[str, List[str]] = {
 }
 
 
+class Scored(NamedTuple):
+    """A form of text, the folder of its data-bin and model, what fairseq-eval-lm printed, and its report."""
+
+    form: str
+    folder: Path
+    output: str
+    found: Dict[str, Any]
+
+
 @pytest.fixture(scope="module")
 def lines() -> "tuple[List[str], List[str]]":
     """Text to train on, and text of which about each seventh word is new; with letters beyond ASCII."""
@@ -34,8 +45,8 @@ def lines() -> "tuple[List[str], List[str]]":
 
 
 @pytest.fixture(scope="module", params=FORMS)
-def scored(request: Any, lines: Any, tmp_path_factory: pytest.TempPathFactory) -> "tuple[str, str, Dict[str, Any]]":
-    """The form, what fairseq-eval-lm printed of a model of it, and its report."""
+def scored(request: Any, lines: Any, tmp_path_factory: pytest.TempPathFactory) -> "Scored":
+    """A model of each form."""
     form, folder = request.param, tmp_path_factory.mktemp(request.param)
     for split, text in {"train": lines[0], "valid": lines[0][:9], "test": lines[1]}.items():
         (folder / split).write_text("\n".join(text) + "\n", encoding="utf-8")
@@ -45,11 +56,11 @@ def scored(request: Any, lines: Any, tmp_path_factory: pytest.TempPathFactory) -
     base = [data, *TINY, "--user-dir", USER_DIR, "--cpu", "--disable-validation", "--max-update", 2]
     Command("train", [*base, "--save-dir", folder], folder / "train.log").succeed()
     output = eval_lm(data, folder / "checkpoint_last.pt", folder / "log", "--batch-size", 2).succeed()
-    return form, output, report(output)
+    return Scored(form, folder, output, report(output))
 
 
-def test_every_form_is_divided_by_the_original_text(scored: Any, lines: Any) -> None:
-    form, output, found = scored
+def test_every_form_is_divided_by_the_original_text(scored: Scored, lines: Any) -> None:
+    form, _, output, found = scored
     text = "\n".join(lines[1]) + "\n"
     assert found["source"] == "the original text has them"
     assert found["characters"] == len(text)
@@ -63,8 +74,8 @@ def test_every_form_is_divided_by_the_original_text(scored: Any, lines: Any) -> 
     assert math.log(found["plain_word_perplexity"]) == pytest.approx(nats / len(text.split()), abs=1e-4)
 
 
-def test_unknown_words_are_counted_and_warned_of(scored: Any, lines: Any) -> None:
-    form, output, found = scored
+def test_unknown_words_are_counted_and_warned_of(scored: Scored, lines: Any) -> None:
+    form, _, output, found = scored
     known = set("\n".join(lines[0]).split())
     if form == "words":
         assert found["unknown"] == sum(word not in known for word in "\n".join(lines[1]).split())
@@ -75,6 +86,22 @@ def test_unknown_words_are_counted_and_warned_of(scored: Any, lines: Any) -> Non
         assert warned and "how many characters" not in warned[0]
     if form == "bytes":
         assert found["unknown"] in (0, 40, 80), "Ü is two bytes, of which training may lack one or both"
+
+
+def test_without_counts_the_dictionary_spells_the_same(scored: Scored, lines: Any, tmp_path: Path) -> None:
+    """Of text without unknown words: validation is a part of training here."""
+    form, folder, _, _ = scored
+    if form == "moses":
+        pytest.skip("Moses' spaces cannot be told from those of the text")
+    data = tmp_path / "data-bin"
+    shutil.copytree(folder / "corpus/data-bin", data, ignore=shutil.ignore_patterns("corpus.json"))
+    found = report(eval_lm(data, folder / "checkpoint_last.pt", tmp_path / "log", "--gen-subset", "valid").succeed())
+    one_space = [" ".join(line.split()) for line in lines[0][:9]]
+    text = "".join(line + "\n" for line in (one_space if form in ("words", "bpe") else lines[0][:9]))
+    assert found["source"] == "the dictionary spells them" and found["unknown"] == 0
+    assert found["characters"] == len(text.encode() if form == "bytes" else text)
+    if form in ("bpe", "sentencepiece"):
+        assert found["words"] == len(text.split()) + 9
 
 
 def test_counts_of_another_text_are_refused() -> None:
