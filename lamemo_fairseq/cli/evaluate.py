@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument
     add("data", help="directory that fairseq-preprocess made")
-    add("--path", nargs="+", required=True, metavar="CHECKPOINT", help="checkpoints")
+    add("--path", nargs="+", required=True, metavar="CHECKPOINT", help="checkpoints, or exported models")
     add("--results-path", required=True, metavar="DIR", help="where the results go; finished cells there are kept")
     add("--gen-subset", default="test", metavar="SPLIT", help="what is scored (default: test)")
     add("--mem-len", nargs="+", type=int, metavar="M", help="memory lengths (default: as trained)")
@@ -61,8 +61,10 @@ def evaluate(args: argparse.Namespace) -> None:
     from fairseq import utils
 
     from ..evaluation.grid import cells_of, score_grid
+    from ..training.exported import weights_file
 
     args.overrides = overrides_of(args)
+    args.path = [weights_file(path) for path in args.path]
     cells = cells_of(args)
     split = os.path.join(utils.split_paths(args.data)[0], f"{args.gen_subset}.bin")
     score_grid(cells, args, split, lambda cell, title: score(cell, args, title))

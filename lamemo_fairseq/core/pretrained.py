@@ -48,12 +48,13 @@ def load_pretrained(directory: str) -> MemoryTransformer:
 def load_weights(directory: str, config: Dict[str, Any]) -> MemoryTransformer:
     """The model of a directory whose ``config.json`` was read and whose files were checked."""
     import_safetensors()
+    from safetensors import SafetensorError
     from safetensors.torch import load_model
 
     model = MemoryTransformer(config_from_json(config["model"], os.path.join(directory, CONFIG)))
     try:
         load_model(model, os.path.join(directory, WEIGHTS))
-    except RuntimeError as error:  # names or shapes
+    except (RuntimeError, SafetensorError) as error:  # names and shapes, or no such file at all
         reason = " ".join(str(error).split())
         raise UsageError(f"{directory}: {WEIGHTS} is not of the model in {CONFIG} ({reason[:200]})") from error
     return model.eval()

@@ -63,7 +63,14 @@ from ..training.exported import is_exported, load_exported, weights_file
 from ..training.resume import StreamIterator
 from ..training.saved_run import check_form
 from ..training.train_step import check_room
-from .start_checks import carry_finetuned, check_beginning, check_metric, forget_earlier_runs, stop_if_done
+from .start_checks import (
+    carry_finetuned,
+    check_beginning,
+    check_metric,
+    forget_earlier_runs,
+    name_exported_weights,
+    stop_if_done,
+)
 from .task import MemoryLanguageModelingTask
 
 logger = logging.getLogger(__name__)
@@ -146,6 +153,7 @@ def patch_reading() -> None:
     @functools.wraps(load_checkpoint)
     def load_in_agreement(cfg: Any, trainer: Any, **passed: Any) -> Any:
         files.check_places(cfg.save_dir, cfg.restore_file)
+        name_exported_weights(cfg)
         agreement.check(trainer)
         first_for_all(lambda: check_beginning(cfg, trainer))
         check_metric(trainer)

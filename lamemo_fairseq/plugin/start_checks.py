@@ -12,7 +12,7 @@ from ..core.errors import UsageError
 from ..data.dictionary import check_same
 from ..training import checkpoint_io as files
 from ..training import saved_run
-from ..training.exported import is_exported
+from ..training.exported import is_exported, weights_file
 from ..training.finetune_memory import carry_memory
 from ..training.metrics import check_best_metric
 from ..training.resume import StreamIterator
@@ -52,6 +52,17 @@ def carry_finetuned(cfg: Any, trainer: Any, iterator: StreamIterator) -> None:
     if start.path is not None and start.path == cfg.finetune_from_model:
         state = None if is_exported(start.path) else saved_run.peek(start.path)
         carry_memory(state or {}, start.path, iterator, trainer.task.training_memory, trainer.get_model())
+
+
+def name_exported_weights(cfg: Any) -> None:
+    """``--finetune-from-model`` may name an exported directory, whose weights it then names.
+
+    Fairseq takes any directory for a file that is not there, and would train from scratch.
+    """
+    if cfg.finetune_from_model is not None:
+        with open_dict(cfg):
+            cfg.finetune_from_model = weights_file(cfg.finetune_from_model)
+        files.check_is_file(cfg.finetune_from_model)
 
 
 def check_resumable(cfg: Any) -> None:

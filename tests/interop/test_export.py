@@ -170,7 +170,7 @@ def test_fairseqs_commands_take_it(
         return found
 
     expected = lines(corpus, checkpoint)
-    assert lines(corpus, model / "model.safetensors") == expected
+    assert lines(corpus, model if typed is None else model / "model.safetensors") == expected
     if command == "interactive":  # which needs a dictionary alone
         assert lines(model, model) == expected
 
@@ -194,11 +194,14 @@ def test_training_goes_on_from_it(corpus: Path, checkpoint: Path, tmp_path: Path
     weights = tmp_path / "model" / "model.safetensors"
     assert lamemo("export", checkpoint, tmp_path / "model") == 0
     runs = []
-    for name, path in (("from", checkpoint), ("again", weights)):
+    for name, path in (("from", checkpoint), ("again", weights.parent)):
         flags = ("--finetune-from-model", path, "--max-update", 1, "--disable-validation")
         runs.append(run("train", corpus, *TINY, *flags, "--save-dir", tmp_path / name))
     one, other = (torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True) for name in ("from", "again"))
     assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+    flags = ("--finetune-from-model", corpus, "--save-dir", tmp_path / "no")
+    done = run("train", corpus, *TINY, *flags, check=False)
+    assert done.returncode == 1 and f"error: {corpus} is a directory, not a checkpoint" in done.stdout
     done = run("train", corpus, *TINY, "--restore-file", weights, "--save-dir", tmp_path / "no", check=False)
     assert done.returncode == 1
     assert f"error: --restore-file {weights} is an exported model, without optimizer" in done.stdout
@@ -268,6 +271,7 @@ def test_what_is_not_whole_is_refused(exported: Path, what: str, file: str, tmp_
         ({"text": {"user_dir": "/tmp"}}, "has no options of text, or more"),
         ({"text": {"bpe_codes": "/etc/passwd"}}, "has bpe_codes '/etc/passwd'"),
         ({"fairseq": None}, "lacks what fairseq needs"),
+        ({"sha256": {"model.safetensors": "@dict.txt"}}, "model.safetensors is not of the model in config.json"),
     ],
 )
 def test_a_configuration_that_is_none(exported: Path, change: Dict[str, Any], line: str, tmp_path: Path) -> None:
@@ -276,6 +280,9 @@ def test_a_configuration_that_is_none(exported: Path, change: Dict[str, Any], li
     config = json.loads((folder / "config.json").read_text())
     for name, value in change.items():
         config[name] = {**config[name], **value} if isinstance(value, dict) else value
+    if config["sha256"]["model.safetensors"] == "@dict.txt":  # no weights at all, under a hash that is theirs
+        shutil.copy(folder / "dict.txt", folder / "model.safetensors")
+        config["sha256"]["model.safetensors"] = config["sha256"]["dict.txt"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError) as caught:
         LaMemoLanguageModel.from_pretrained(str(folder))
