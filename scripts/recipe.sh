@@ -5,7 +5,7 @@ recipe() {
     local root python
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     python=${PYTHON:-$root/.venv/bin/python}
-    if [ ! -x "$python" ]; then
+    if ! command -v "$python" >/dev/null; then
         echo "run.sh: there is no $python: bash scripts/bootstrap.sh makes it, or name one with PYTHON=" >&2
         exit 1
     fi
