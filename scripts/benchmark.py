@@ -22,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
-from lamemo_fairseq.benchmark import decode, paper, presets, steps  # noqa: E402
+from lamemo_fairseq.benchmark import decode, paper, peers, presets, steps  # noqa: E402
+from lamemo_fairseq.benchmark.models import STANDARD, TINY  # noqa: E402
 from lamemo_fairseq.benchmark.table import Part, Table  # noqa: E402
+from lamemo_fairseq.core.errors import UsageError  # noqa: E402
 from lamemo_fairseq.core.memory import KINDS  # noqa: E402
 
 
@@ -50,9 +52,10 @@ PARTS: Dict[str, Part] = {
     "presets": time_presets,
     "eval": steps.evaluate,
     "paper": count_paper,
+    "peers": peers.peers,
 }
 #: parts that are run together; cpu: all ratios of time
-SUITES = {"cpu": ("train", "decode", "eval")}
+SUITES = {"cpu": ("train", "decode", "eval", "peers")}
 
 
 def tables(options: argparse.Namespace) -> Iterator[Table]:
@@ -75,6 +78,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repeats", type=int, default=5, help="times that what is compared takes turns")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model: shows that all of it runs, not how fast")
     parser.add_argument("--suite", choices=sorted(SUITES), help="parts that belong together")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write ratios and tables to this file too")
     options = parser.parse_args()
@@ -82,14 +86,18 @@ def main() -> None:
     for name in options.parts:
         if name not in PARTS:
             parser.error(f"{name} is no part: choose of {', '.join(PARTS)}")
+    options.sizes = TINY if options.tiny else STANDARD
     logging.disable(logging.INFO)
     torch.set_num_threads(options.threads)
     found = []
-    for table in tables(options):
-        print(table, end="\n\n", flush=True)
-        found.append(table)
-    if options.json is not None:
-        write_json(options.json, found)
+    try:
+        for table in tables(options):
+            print(table, end="\n\n", flush=True)
+            found.append(table)
+            if options.json is not None:  # after each: what is measured stays, should a later part fail
+                write_json(options.json, found)
+    except UsageError as error:
+        sys.exit(f"benchmark.py: {error}")
 
 
 if __name__ == "__main__":

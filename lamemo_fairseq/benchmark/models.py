@@ -3,7 +3,8 @@
 import argparse
 import resource
 import time
-from typing import Any, Sequence
+from dataclasses import dataclass
+from typing import Any, Sequence, Tuple
 
 import torch
 from fairseq.data import Dictionary
@@ -11,21 +12,47 @@ from fairseq.data import Dictionary
 from ..plugin.config import LaMemoConfig
 from ..plugin.decoder import LaMemoDecoder
 
-DECODING = {
-    "decoder_layers": 6,
-    "decoder_embed_dim": 256,
-    "decoder_attention_heads": 4,
-    "decoder_ffn_embed_dim": 1024,
-}
-WORDS, STREAMS, SEGMENT = 1000, 4, 128
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of what the parts on a CPU compare: the model, B ``streams`` of N = ``segment`` tokens, and memory lengths."""
+
+    layers: int = 6
+    width: int = 256
+    heads: int = 4
+    ffn: int = 1024
+    words: int = 1000
+    streams: int = 4
+    segment: int = 128
+    memories: Tuple[int, ...] = (128, 512, 1024)
+
+    def model(self, options: argparse.Namespace, memory: int, **flags: Any) -> LaMemoDecoder:
+        """An untrained decoder that remembers ``memory`` tokens."""
+        segment = flags.pop("segment", self.segment)
+        return model(
+            self.words,
+            segment,
+            options.device,
+            mem_len=memory,
+            decoder_layers=self.layers,
+            decoder_embed_dim=self.width,
+            decoder_attention_heads=self.heads,
+            decoder_ffn_embed_dim=self.ffn,
+            **flags,
+        )
+
+    def title(self, options: argparse.Namespace) -> str:
+        """The same in words."""
+        return (
+            f"{self.layers} layers, width {self.width}, {self.heads} heads, FFN {self.ffn}, vocabulary {self.words}, "
+            f"{self.streams} rows, segment {self.segment}, float32, {options.device}, {options.threads} threads"
+        )
 
 
-def sizes(options: argparse.Namespace) -> str:
-    """The same in words, for a title."""
-    return (
-        f"6 layers, width 256, 4 heads, FFN 1024, vocabulary {WORDS}, {STREAMS} rows, segment {SEGMENT}, float32, "
-        f"{options.device}, {options.threads} threads"
-    )
+#: as the ratios' names mean it
+STANDARD = Sizes()
+#: shows that a part runs, and nothing about speed
+TINY = Sizes(layers=2, width=16, heads=2, ffn=32, words=50)
 
 
 def dictionary_of(size: int) -> Dictionary:

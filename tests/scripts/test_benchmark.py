@@ -23,6 +23,27 @@ def test_the_decode_part() -> None:
     assert all(float(cell) > 0 for row in rows for cell in row.split())
 
 
+@pytest.mark.slow  # eleven seconds of imports and tiny models
+def test_ratios_by_name(tmp_path: Path) -> None:
+    """What a check elsewhere reads; --suite cpu has the peers too (tests/benchmark/test_peers.py)."""
+    out = tmp_path / "ratios.json"
+    words = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "train", "decode", "eval", "--tiny"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    more = ["--threads", "1", "--repeats", "1", "--json", str(out)]
+    done = subprocess.run([*words, *more], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(out.read_text())
+    assert list(found["ratios"]) == [
+        *(f"train_lookahead_over_recurrence_mem{memory}" for memory in (128, 512, 1024)),
+        "train_time_mem512_over_mem128",
+        "train_time_mem1024_over_mem512",
+        *(f"decode_recompute_over_incremental_mem{memory}" for memory in (128, 512, 1024)),
+    ]
+    assert all(ratio > 0 for ratio in found["ratios"].values())
+    assert [table["title"].split(":")[0] for table in found["tables"]] == ["train", "decode", "eval"]
+    assert all(len(row) == len(table["head"]) for table in found["tables"] for row in table["rows"])
+
+
 def test_unknown_parts_are_named() -> None:
     words = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "decoding"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
