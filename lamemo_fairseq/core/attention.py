@@ -4,7 +4,7 @@ Projections and biases around two calls of ``softmax.attend``, for whole segment
 single tokens. Slow reference: ``tests/reference.py`` (``segment``). Letters as in ``softmax.py`` and ``positions.py``.
 """
 
-from typing import Callable, NamedTuple, Optional, Tuple, Union
+from typing import Callable, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +88,7 @@ class RelativeAttention(nn.Module):
 
     def forward(
         self,
-        h: Tensor,
+        parts: Sequence[Tensor],
         memory: int,
         geometry: AttentionGeometry,
         biases: Biases,
@@ -103,8 +103,9 @@ class RelativeAttention(nn.Module):
         """Attends from the current tokens and, given ``previous_attention``, from the memory ahead.
 
         Args:
-            h: [B, M + N, D], ``memory`` = M slots of it older than the segment; 0 where these stand in ``cache``, as in
-                a further chunk of a segment that is decoded, or are recomputed as tokens among others.
+            parts: h [B, M + N, D], whole or as the memory's slots and the segment; ``memory`` = M slots of it are older
+                than the segment; 0 where these stand in ``cache``, as in a further chunk of a segment that is decoded,
+                or are recomputed as tokens among others.
             geometry: encodings and masks of this segment.
             biases: shared vectors.
             previous_attention: what the memory slots gathered before; None where they are only read.
@@ -114,10 +115,13 @@ class RelativeAttention(nn.Module):
             cache: keys and values so far, while a segment is decoded.
             probe: shown where attention goes.
         """
-        keys, values = self.project_keys(h, cache)
+        keys, values = self.project_keys(parts, cache)
         distances = self.project_distances(geometry, cache)
         first = memory if previous_attention is None else 0
-        queries = self.split(self.q_proj(h[:, first:])) * self.head_dim**-0.5
+        asking = (
+            parts[-1] if len(parts) > 1 else parts[0][:, first:]
+        )  # slots that are a part of their own are only read
+        queries = self.split(self.q_proj(asking)) * self.head_dim**-0.5
         current = queries[:, :, memory - first :]
 
         # The only place where the path is chosen. Steps: for one look at the weights, for masks and keys that differ
@@ -216,9 +220,10 @@ class RelativeAttention(nn.Module):
         """[B, n, H * d] -> [B, H, n, d]."""
         return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
-    def project_keys(self, h: Tensor, cache: Optional[Cache]) -> Tuple[Tensor, Tensor]:
-        """Keys and values [B, H, T, d] of ``h`` [B, M + N, D], behind those of the cache."""
-        keys, values = self.kv_proj(h).chunk(2, dim=-1)
+    def project_keys(self, parts: Sequence[Tensor], cache: Optional[Cache]) -> Tuple[Tensor, Tensor]:
+        """Keys and values [B, H, T, d] of h [B, M + N, D] in parts, behind those of the cache."""
+        projected = [self.kv_proj(part) for part in parts]
+        keys, values = (projected[0] if len(parts) == 1 else torch.cat(projected, dim=1)).chunk(2, dim=-1)
         keys, values = self.split(keys), self.split(values)
         if cache is None:
             return keys, values

@@ -103,10 +103,13 @@ class Layer(nn.Module):
         probe: Optional[LayerProbe] = None,
     ) -> LayerOutput:
         """Reads ``memory`` and the current tokens ``x`` [B, N, D]."""
-        M = memory.hidden_states.size(1)
-        h = torch.cat([memory.hidden_states, x], dim=1)  # [B, M + N, D]
+        slots, M = memory.hidden_states, memory.hidden_states.size(1)
+        # Slots that are only read, and need no gradient, are projected apart: else the backward pass would make one.
+        read_only = memory.previous_attention is None and not memory.recomputed and not slots.requires_grad
+        apart = read_only and x.requires_grad and not self.normalize_before and M > 0
+        h = x if apart else torch.cat([slots, x], dim=1)  # [B, M + N, D]
         mixed = self.attention(
-            self.attention_norm(h) if self.normalize_before else h,
+            (slots, x) if apart else (self.attention_norm(h) if self.normalize_before else h,),
             0 if memory.recomputed else M,
             geometry,
             biases,
@@ -118,15 +121,14 @@ class Layer(nn.Module):
             probe=probe,
         )
         # Rows that are only read end here: only the current tokens go on.
-        read_only = h.size(1) - mixed.hidden_states.size(1)
-        h = h[:, read_only:] + F.dropout(mixed.hidden_states, self.dropout, self.training)
+        refreshed = mixed.hidden_states.size(1) - x.size(1)
+        h = h[:, h.size(1) - x.size(1) - refreshed :] + F.dropout(mixed.hidden_states, self.dropout, self.training)
         if self.normalize_before:
             h = h + self.feed_forward(self.feed_forward_norm(h))
         else:
             h = self.attention_norm(h)
             h = self.feed_forward_norm(h + self.feed_forward(h))
-        refreshed = M - read_only
-        memory_hidden = h[:, :refreshed] if refreshed > 0 else memory.hidden_states
+        memory_hidden = h[:, :refreshed] if refreshed > 0 else slots
         return LayerOutput(h[:, refreshed:], memory_hidden, mixed.attention_state, mixed.alpha, mixed.usage, mixed.loss)
 
     def content_attention(self, x: Tensor, slots: Tensor) -> Tensor:
