@@ -41,9 +41,10 @@ setup(
         # No requirement of all: it compiles only where Cython is installed already and with
         # --no-build-isolation, which pip does not do by itself; scripts/bootstrap.sh does both.
         "fastbpe": ["fastBPE>=0.1.0"],  # --bpe fastbpe, lamemo prepare --bpe
+        "logging": ["tensorboard", "wandb"],  # examples/logging: fairseq uses them where they are there
         "sentencepiece": ["sentencepiece"],  # lamemo prepare --sentencepiece
         "hub": ["huggingface-hub"],  # lamemo push, and models by owner/name
-        "test": ["pytest", "pytest-xdist", "hypothesis", "packaging"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "packaging", "nbclient", "ipykernel"],
         "dev": ["ruff", "mypy", 'import-linter ; python_version >= "3.11"'],
     },
 )

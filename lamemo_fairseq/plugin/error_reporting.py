@@ -4,6 +4,7 @@ Mistakes that this package finds are ``UsageError``. A few that only fairseq or 
 checkpoint, say) are recognised by the function in which they were raised.
 """
 
+import os
 import re
 import sys
 import traceback
@@ -26,7 +27,7 @@ def explain(error: BaseException) -> Optional[str]:
         if isinstance(cause, UsageError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    for find in (explain_rank, explain_checkpoint, explain_input, explain_flags, explain_codes, explain_metric):
+    for find in EXPLANATIONS:
         line = find(error)
         if line is not None:
             return line
@@ -105,6 +106,27 @@ def explain_checkpoint(error: BaseException) -> Optional[str]:
     if not isinstance(error, (FileNotFoundError, PermissionError, MemoryError)):
         return f"{found['path']} is truncated or damaged, or no checkpoint at all: use another one"
     return None
+
+
+def explain_log(error: BaseException) -> Optional[str]:
+    """One line for a log that cannot be written."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    found = raised_in(error, "_writer")
+    if found is not None and "_writers" in found:  # of tensorboard
+        folder = found["self"].tensorboard_logdir
+        return f"--tensorboard-logdir {folder} cannot be written to ({error.strerror}): name another"
+    cfg = (raised_in(error, "main") or {}).get("cfg")
+    path = getattr(getattr(cfg, "common", None), "log_file", None)
+    if path is not None and os.path.abspath(path) == os.path.abspath(error.filename):
+        return f"--log-file {path} cannot be written to ({error.strerror}): name a file in a folder that is there"
+    return None
+
+
+EXPLANATIONS = (
+    *(explain_rank, explain_checkpoint, explain_input, explain_flags),
+    *(explain_codes, explain_metric, explain_log),
+)
 
 
 def install() -> None:

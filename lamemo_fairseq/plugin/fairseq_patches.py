@@ -1,7 +1,8 @@
 """Patches of fairseq, applied on import.
 
-All wrapping happens here, once, and each wrapper ends in fairseq's own function. There is no other way in: a task is
-not asked where these are called. The trainer and ``fairseq-train`` look them up in their module at every call.
+All wrapping happens here (that of logs in ``fairseq_logs.py``), once, and each wrapper ends in fairseq's own function.
+There is no other way in: a task is not asked where these are called. The trainer and ``fairseq-train`` look them up in
+their module at every call.
 
 ==============================  ==================================================================================
 of ``Trainer``                  why
@@ -63,6 +64,7 @@ from ..training.exported import is_exported, load_exported, weights_file
 from ..training.resume import StreamIterator
 from ..training.saved_run import check_form
 from ..training.train_step import check_room
+from . import fairseq_logs
 from .start_checks import (
     carry_finetuned,
     check_beginning,
@@ -94,6 +96,7 @@ def install() -> None:
     patch_writing()
     patch_reading()
     allow_broadcasts()
+    fairseq_logs.install()
 
 
 def patch_trainer() -> None:

@@ -17,6 +17,7 @@ from ..training.finetune_memory import carry_memory
 from ..training.metrics import check_best_metric
 from ..training.resume import StreamIterator
 from ..training.run_lock import lock_save_dir
+from . import fairseq_logs
 from .task import MemoryLanguageModelingTask
 
 logger = logging.getLogger(__name__)
@@ -83,10 +84,11 @@ def check_metric(trainer: Any) -> None:
 
 
 def forget_earlier_runs() -> None:
-    """Removes the best score of a run before in this process, which ``--multirun`` of hydra would compare with.
+    """Ends the logs and removes the best score of a run before in this process, as in ``--multirun`` of hydra.
 
-    Fairseq keeps it on its own functions; a run that is resumed gets its own back from the checkpoint.
+    Fairseq keeps the score on its own functions; a run that is resumed gets its own back from the checkpoint.
     """
+    fairseq_logs.forget_earlier_runs()
     vars(checkpoint_utils.save_checkpoint).pop("best", None)
     stopping = getattr(sys.modules.get("fairseq_cli.train"), "should_stop_early", None)
     if stopping is not None:

@@ -47,6 +47,11 @@ TRAINING = {
         "--best-checkpoint-metric bcp is not logged: choose one of bits",
     ),
     "16 bits for a TPU": (["--bf16"], "fairseq takes --bf16 (and --tpu) without a GPU for a TPU"),
+    "log file": (
+        ["--log-file", "/none/x"],
+        "--log-file /none/x cannot be written to (No such file or directory): name",
+    ),
+    "tensorboard": (["--tensorboard-logdir", "/proc/x"], "--tensorboard-logdir /proc/x cannot be written to (No such"),
     "schedule": (["--lr-scheduler", "pass_through"], "--lr-scheduler pass_through needs an optimizer with a schedule"),
 }
 

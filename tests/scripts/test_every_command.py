@@ -23,6 +23,7 @@ from test_pages import PAGES, blocks, commands, reason
 ELSEWHERE = {
     "examples/finetuning/README.md": "tests/data/test_finetuning.py",
     "examples/generation/README.md": "tests/generation/test_generate_commands.py",
+    "examples/logging/README.md": "tests/scripts/test_logging.py",
     "examples/how_it_works/README.md": "tests/scripts/test_how_it_works.py",
     "examples/new_memory/README.md": "tests/core/test_new_memory.py",
     "examples/wikitext-103/README.md": "tests/scripts/test_recipes.py",
