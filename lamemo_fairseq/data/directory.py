@@ -134,5 +134,8 @@ def load_dictionary(directory: Optional[str]) -> Dictionary:
         raise UsageError("no data directory: name the one that fairseq-preprocess made")
     path = os.path.join(directory, "dict.txt")
     if not os.path.isfile(path):
-        raise UsageError(f"data directory {directory} has no dict.txt: name the one that fairseq-preprocess made")
+        moved = (
+            f" (seen from {os.getcwd()}; hydra changes to a folder of its own)" if not os.path.isabs(directory) else ""
+        )
+        raise UsageError(f"data directory {directory} has no dict.txt{moved}: name the one that was prepared")
     return TextDictionary.load(path)

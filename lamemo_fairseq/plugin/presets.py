@@ -10,6 +10,10 @@ at them.
 from dataclasses import dataclass
 from typing import Any, Dict
 
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+
+from ..core.errors import UsageError
+
 #: variant -> what differs from LaMemo. What is not said is the kind's own default: a compressive memory holds as many
 #: compressed rows as plain ones, a continuous signal has 64 basis functions. The authors' scripts have LaMemo alone.
 VARIANTS: Dict[str, Dict[str, Any]] = {
@@ -133,3 +137,12 @@ SIZES: Dict[str, Size] = {
 PRESETS: Dict[str, Preset] = {
     preset.arch: preset for preset in (Preset(variant, size) for size in SIZES for variant in VARIANTS)
 }
+
+
+def check_architecture(cfg: Any) -> None:
+    """Raises ``UsageError`` where a configuration of hydra names no architecture; a command line is checked before."""
+    name = getattr(cfg, "_name", None)
+    if name is not None and name not in MODEL_REGISTRY and name not in ARCH_MODEL_REGISTRY:
+        raise UsageError(
+            f"model._name={name} is no architecture: choose lamemo_lm, or one of {', '.join(sorted(PRESETS))}"
+        )

@@ -36,6 +36,7 @@ from ..training.train_step import TrainingMemory
 from .config import MemoryLanguageModelingConfig
 from .criterion import check_criterion
 from .generation_task import GenerationHooks
+from .presets import check_architecture
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Builds the model, and notes what it needs: a criterion, and warm-up as long as its memory."""
+        check_architecture(cfg)
         model = super().build_model(cfg, from_checkpoint)
         self.memory_length = max(self.memory_length, model.memory_length)
         self.wanted_losses[str(cfg.memory_type)] = model.decoder.memory.auxiliary_loss_names

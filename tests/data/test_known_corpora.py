@@ -10,7 +10,7 @@ import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 from fairseq.registry import REGISTRIES
@@ -242,6 +242,38 @@ def test_bad_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     prepare(*flags, "--unchecked", capsys=capsys)
     assert read_counts(str(dest / "data-bin"), "test").bytes > 0  # type: ignore[union-attr]
     prepare(*flags, "--unchecked", "--line-ends", "keep", problem="--force", capsys=capsys)
+
+
+#: what a download may turn out to be, with which words it is refused whatever --unchecked says
+WRONG: Dict[str, Tuple[Any, str]] = {
+    "a folder": (None, "is not a file"),
+    "nothing": (b"", "has 0 bytes"),
+    "too much": (100_000_001, "has more bytes"),
+    "half of it": (zipped({"enwik8": RAW, "text8": RAW})[:-30], "is a zip archive that is cut off or damaged"),
+    "other files": (zipped({"readme": RAW}), "holds no"),
+    "gzip": (b"\x1f\x8b" + RAW, "is packed with gzip"),
+    "bzip2": (b"BZh9" + RAW, "is packed with bzip2"),
+    "an error": (b"<!DOCTYPE html>" + RAW, "is a web page"),
+}
+
+
+@pytest.mark.parametrize("name", ["enwik8", "text8", "wikitext-103", "pg19"])
+@pytest.mark.parametrize("kind", WRONG)
+def test_the_wrong_kind_of_archive(tmp_path: Path, name: str, kind: str, capsys: pytest.CaptureFixture) -> None:
+    """One line for each, and nothing is written."""
+    content, problem = WRONG[kind]
+    archive, dest = tmp_path / "archive", tmp_path / "dest"
+    if content is None:
+        archive.mkdir()
+    elif isinstance(content, int):
+        archive.touch()
+        os.truncate(archive, content)
+    else:
+        archive.write_bytes(content)
+    if name in ("wikitext-103", "pg19"):
+        problem = "--archive"
+    prepare(name, "--dest", dest, "--archive", archive, "--unchecked", problem=problem, capsys=capsys)
+    assert not dest.exists()
 
 
 def test_pg19(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -176,8 +176,17 @@ def test_multirun_trains_each_kind(corpus: Path, tmp_path: Path) -> None:
     assert kinds == ["recurrence", "recurrence", "none", "none"]
 
 
-def test_hydra_shows_mistakes_in_one_line(corpus: Path, tmp_path: Path) -> None:
-    done = hydra_train(corpus, tmp_path, "model.mem_len=-1")
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        ("model.mem_len=-1", "--mem-len -1 is too small: choose 0 or more"),
+        ("model._name=lamemo_lm_huge", "model._name=lamemo_lm_huge is no architecture: choose lamemo_lm, or one of "),
+        ("task.data=data-bin", "data directory data-bin has no dict.txt (seen from {run}; hydra changes to a folder "),
+    ],
+    ids=["value", "unknown preset", "relative path"],
+)
+def test_hydra_shows_mistakes_in_one_line(corpus: Path, tmp_path: Path, change: str, line: str) -> None:
+    done = hydra_train(corpus, tmp_path, change)
     assert done.returncode == 1
-    assert "--mem-len -1 is too small: choose 0 or more" in done.stderr.splitlines()
+    assert any(said.startswith(line.format(run=tmp_path / "run")) for said in done.stderr.splitlines()), done.stderr
     assert "Traceback" not in done.stderr

@@ -107,10 +107,29 @@ def open_file(path: Path, name: str) -> IO[bytes]:
     """The benchmark's file, from its archive or as it is. Only the member of that name is read, and never written."""
     try:
         if not zipfile.is_zipfile(path):
+            refuse_packed(path, name)
             return open(path, "rb")
         return cast("IO[bytes]", zipfile.ZipFile(path).open(name))
     except (KeyError, zipfile.BadZipFile) as error:
         raise UsageError(f"--archive {path} holds no {name}: name {name}.zip, or the file itself") from error
+
+
+#: how files begin that are packed, or no text of ours at all
+PACKED = {
+    b"PK\x03\x04": "a zip archive that is cut off or damaged",
+    b"\x1f\x8b": "packed with gzip",
+    b"BZh": "packed with bzip2",
+}
+PACKED.update({b"\xfd7zXZ": "packed with xz", b"<!DOCTYPE html": "a web page", b"<html": "a web page"})
+
+
+def refuse_packed(path: Path, name: str) -> None:
+    """Raises ``UsageError`` for what would be taken for the text itself, most of all with ``--unchecked``."""
+    with open(path, "rb") as file:
+        begin = file.read(16)
+    for magic, what in PACKED.items():
+        if begin.startswith(magic):
+            raise UsageError(f"--archive {path} is {what}: name {name}.zip whole, or {name} itself")
 
 
 def check_file(benchmark: Benchmark, path: Path, unchecked: bool) -> tuple[tuple[int, ...], str]:
@@ -126,7 +145,8 @@ def check_file(benchmark: Benchmark, path: Path, unchecked: bool) -> tuple[tuple
     if unchecked:
         if not 20 <= size <= expected:
             raise UsageError(
-                f"--archive {path} has {size:,} bytes or more: with --unchecked, 20 to {expected:,} will do"
+                f"--archive {path} has {'more' if size > expected else f'{size:,}'} bytes: with --unchecked, 20 to "
+                f"{expected:,} will do"
             )
         part = size // 20
         return (size - 2 * part, part, part), digest.hexdigest()
