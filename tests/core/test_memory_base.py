@@ -208,3 +208,18 @@ def test_a_look_ahead_memory_keeps_what_it_gathered() -> None:
     assert read.previous_attention.lse is state.tensors["lse1"] and read.long_term is None
     kept = read.cached()
     assert kept.hidden_states.shape == (1, 0, 1) and kept.previous_attention is None
+
+
+def test_recurrence_keeps_the_inputs_of_each_layer_and_their_documents() -> None:
+    memory = RecurrenceMemory(MemorySizes(mem_len=3, layers=2, dim=1, heads=1, head_dim=1), MemoryOptions())
+    state = memory.empty(1, LIKE)
+    assert {name: tuple(t.shape) for name, t in state.tensors.items()} == {"layer0": (1, 0, 1), "layer1": (1, 0, 1)}
+    for first, number in ((1, 4), (3, 5)):
+        inputs = [rows(first, first + 1), rows(10 * first, 10 * first + 10)]
+        state = memory.update(state, SegmentRecord(inputs[0], inputs, documents=torch.tensor([[number, number]])), 2)
+    assert state.tensors["layer0"].flatten().tolist() == [2, 3, 4]
+    assert state.tensors["layer1"].flatten().tolist() == [20, 30, 40]
+    assert (state.length, state.last_written) == (3, 2)
+    assert state.documents is not None and state.documents.tolist() == [[4, 5, 5]]
+    assert memory.recall(state, 1, LIKE).hidden_states is state.tensors["layer1"]
+    assert memory.input_memory(state, torch.ones(2, 5, 1)).shape == (2, 0, 1)

@@ -313,6 +313,9 @@ def test_the_regulariser_by_hand() -> None:
     assert float(first.detach()) == 0.0
     assert all(float(g.abs().sum()) == 0 for g in torch.autograd.grad(first, list(memory.parameters())))
     assert memory_of_signals(long_term_kl=0.0).losses(MemoryState({}), record, 1, []) == {}
+    for parameter in memory.parameters():  # as biases begin
+        torch.nn.init.zeros_(parameter)
+    assert float(memory.losses(MemoryState({}), SegmentRecord(LIKE, losses=[None]), 1, [])["kl"].detach()) == 0.0
 
 
 def test_how_much_is_read_of_each_part() -> None:

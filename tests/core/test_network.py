@@ -94,15 +94,16 @@ def test_reference(case) -> None:
         own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         scale = max(1.0, float(gradients[name].abs().max()))
         torch.testing.assert_close(own / scale, gradients[name] / scale, rtol=EXACT, atol=EXACT, msg=name)
-    compare_states(cfg, stream.committed[decoder].state, state)
+    compare_states(cfg, stream.committed[decoder].state, state, with_documents)
 
 
-def compare_states(cfg: ReferenceConfig, own, expected: ReferenceState) -> None:
+def compare_states(cfg: ReferenceConfig, own, expected: ReferenceState, with_documents: bool) -> None:
     if cfg.memory == "none":
         assert own.tensors == {}
         return
     assert own.last_written == expected.entered and own.length == expected.documents.size(1)
-    if own.documents is not None:
+    assert (own.documents is not None) == with_documents
+    if with_documents:
         assert torch.equal(own.documents, expected.documents)
     names = ["embeddings"] if cfg.memory == "lookahead" else [f"layer{n}" for n in range(cfg.layers)]
     for name, rows in zip(names, expected.inputs):
