@@ -210,3 +210,22 @@ def test_every_layer_drops_for_itself() -> None:
     torch.manual_seed(1)
     one, other = (read(decoder, text(2, 16)) for _ in range(2))
     assert not torch.equal(one, other)
+
+
+def test_scores_of_learned_distances() -> None:
+    """[(q + content)·k + q·embedding_t + bias_t] / sqrt(d), beyond the table its last entry."""
+    one, h = layer(encoding="shaw"), noise(1, 7, DIM)
+    table = one.table
+    assert table is not None
+    geometry, probe = positions("shaw", ahead=False).geometry(3, 4, 4, LIKE), Seen()
+    one(h, 4, geometry, biases("shaw", ahead=False), probe=probe)
+    q, k = ((h @ w.T).view(7, H, D) for w in (one.q_proj.weight, one.kv_proj.weight[: H * D]))
+    for head in range(H):
+        for n in range(3):
+            scores = []
+            for key in range(4 + n + 1):
+                t = min(4 + n - key, 3)
+                dot = (q[4 + n, head] + table.content[head]) @ k[key, head] + q[4 + n, head] @ table.embedding[t, head]
+                scores.append((dot + table.offset[t, head]) / D**0.5)
+            expected = torch.stack(scores).softmax(0)
+            torch.testing.assert_close(probe.weights[0, head, n, : 4 + n + 1], expected, **EXACT)

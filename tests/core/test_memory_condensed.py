@@ -370,3 +370,19 @@ def test_all_is_made_where_the_signal_is() -> None:
     made += list(memory_of_signals().empty(2, nowhere).tensors.values())
     made += list(compressive(compression="most-used").empty(2, nowhere).tensors.values())
     assert {tensor.device.type for tensor in made} == {"meta"}
+
+
+def test_the_floor_of_what_was_read_keeps_the_integral_rising() -> None:
+    got = signal.quantiles(torch.tensor([[0.0, 8, 0, 0]], dtype=torch.float64), 2)
+    whole = 1 + 4e-6
+    expected = [(1 + (share * whole - 1e-6) / (1 + 1e-6)) / 4 for share in (0.25, 0.75)]
+    torch.testing.assert_close(got, torch.tensor([expected], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("compression", ["mean", "most-used"])
+def test_documents_of_the_tokens_that_enter_alone(compression: str) -> None:
+    """Of five tokens three enter: those behind them come again as context."""
+    memory = compressive(2, compressed_mem_len=4, compression=compression)
+    start = memory.update(memory.empty(1, LIKE), segment(1, 2, usage=[0, 0], documents=[6, 6]), 2)
+    after = memory.update(start, segment(3, 4, 5, 98, 99, usage=[1] * 7, documents=[6, 7, 7, 8, 8]), 3)
+    assert after.documents is not None and after.documents.tolist() == [[6, 6, 7, 7]] and after.length == 4

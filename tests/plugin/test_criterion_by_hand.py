@@ -89,3 +89,19 @@ def test_the_criterion_must_leave_no_loss_out() -> None:
         with pytest.raises(UsageError) as error:
             check_criterion(name, "m", losses)
         assert str(error.value).startswith(line) and str(error.value).endswith("--criterion memory_cross_entropy")
+
+
+def test_accuracy_is_logged_where_it_was_counted() -> None:
+    counted = [{"loss": 1.0, "ntokens": 3, "sample_size": 3, "n_correct": 2}, {**LOGS[1], "n_correct": 0}, LOGS[2]]
+    with metrics.aggregate(new_root=True) as found:
+        MemoryCrossEntropyCriterion.reduce_metrics(counted)
+    assert found.get_smoothed_values()["accuracy"] == 40.0 and found["accuracy"].count == 5
+    with metrics.aggregate(new_root=True) as found:
+        MemoryCrossEntropyCriterion.reduce_metrics([{"loss": 1.0, "ntokens": 3, "sample_size": 3, "n_correct": 1}])
+    assert found.get_smoothed_values()["accuracy"] == 33.33
+    with metrics.aggregate(new_root=True) as found:
+        MemoryCrossEntropyCriterion.reduce_metrics(LOGS)
+    assert "accuracy" not in found.get_smoothed_values()
+    with metrics.aggregate(new_root=True) as found:
+        MemoryCrossEntropyCriterion.reduce_metrics([LOGS[2]])
+    assert list(found.get_smoothed_values()) == [], "of no tokens there is nothing to log"
