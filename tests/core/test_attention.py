@@ -229,3 +229,17 @@ def test_scores_of_learned_distances() -> None:
                 scores.append((dot + table.offset[t, head]) / D**0.5)
             expected = torch.stack(scores).softmax(0)
             torch.testing.assert_close(probe.weights[0, head, n, : 4 + n + 1], expected, **EXACT)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("written", [4, 1])
+def test_the_look_ahead_drops_too(fused: bool, written: int) -> None:
+    """In training alone, in the one operation (of 4 slots) and in blocks (of 1)."""
+    one, h = layer(dropout=0.5, fused=fused), noise(2, 7, DIM)
+    geometry = positions().geometry(3, 4, written, LIKE)
+    flags: Any = {"previous_attention": earlier(4), "want_lse": True}
+    plain = layer(fused=fused)(h, 4, geometry, biases(), **flags).hidden_states
+    assert torch.equal(one(h, 4, geometry, biases(), **flags).hidden_states, plain)
+    torch.manual_seed(1)
+    dropped = one.train()(h, 4, geometry, biases(), **flags).hidden_states
+    assert (dropped - plain)[:, :4].abs().max() > 1e-3 and (dropped - plain)[:, 4:].abs().max() > 1e-3

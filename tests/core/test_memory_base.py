@@ -223,3 +223,13 @@ def test_recurrence_keeps_the_inputs_of_each_layer_and_their_documents() -> None
     assert state.documents is not None and state.documents.tolist() == [[4, 5, 5]]
     assert memory.recall(state, 1, LIKE).hidden_states is state.tensors["layer1"]
     assert memory.input_memory(state, torch.ones(2, 5, 1)).shape == (2, 0, 1)
+
+
+def test_slots_that_are_recomputed_without_a_look_ahead() -> None:
+    memory = LookAheadMemory(SIZES, LookAheadOptions("none"))
+    state = memory.empty(2, LIKE)
+    assert set(state.tensors) == {"embeddings"} and memory.recomputes and not memory.looks_ahead
+    assert [memory.recall(state, layer, rows(1)).recomputed for layer in range(3)] == [True, True, False]
+    looking = LookAheadMemory(SIZES, LookAheadOptions())
+    read = looking.recall(looking.empty(2, LIKE), 0, rows(1))
+    assert looking.looks_ahead and not looking.recomputes and not read.recomputed

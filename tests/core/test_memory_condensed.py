@@ -368,6 +368,7 @@ def test_all_is_made_where_the_signal_is() -> None:
     density = torch.ones(2, 2, 5, device="meta")
     made += [SignalAttention(3, 2, 4, 8, 0.05, True).usage(density, density)]
     made += list(memory_of_signals().empty(2, nowhere).tensors.values())
+    made += [memory_of_signals().extend(torch.ones(1, 6, 3, device="meta"), torch.ones(1, 2, 3, device="meta"), None)]
     made += list(compressive(compression="most-used").empty(2, nowhere).tensors.values())
     assert {tensor.device.type for tensor in made} == {"meta"}
 
@@ -386,3 +387,37 @@ def test_documents_of_the_tokens_that_enter_alone(compression: str) -> None:
     start = memory.update(memory.empty(1, LIKE), segment(1, 2, usage=[0, 0], documents=[6, 6]), 2)
     after = memory.update(start, segment(3, 4, 5, 98, 99, usage=[1] * 7, documents=[6, 7, 7, 8, 8]), 3)
     assert after.documents is not None and after.documents.tolist() == [[6, 6, 7, 7]] and after.length == 4
+
+
+def test_a_sticky_memory_is_told_what_was_read() -> None:
+    memory = memory_of_signals(long_term_sticky=True)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(1, 4, 3, generator=generator, dtype=torch.float64)
+    usage = torch.tensor([[0.0, 0, 5, 1, 0, 0]], dtype=torch.float64)
+    state = memory.empty(1, LIKE)
+    for read in (None, None, usage):
+        before = state
+        state = memory.update(state, SegmentRecord(x, [x, 2 * x], usage=[read, read]), 4)
+    for n in (0, 1):
+        expected = memory.extend(before.tensors[f"signal{n}"], before.tensors[f"layer{n}"], usage)
+        assert torch.equal(state.tensors[f"signal{n}"], expected)
+        evenly = memory.extend(before.tensors[f"signal{n}"], before.tensors[f"layer{n}"], None)
+        assert (expected - evenly).abs().max() > 1e-3
+    queries = torch.randn(1, 2, 5, 3, generator=generator, dtype=torch.float64)
+    told = memory.attentions[0](state.tensors["signal0"], queries)
+    assert told.usage is not None and told.usage.shape == (1, 6) and not told.usage.requires_grad
+    assert 0 < float(told.usage.sum()) <= 2 * 5
+
+
+@pytest.mark.parametrize("past", [0, 5])
+def test_the_smallest_penalty_by_hand(past: int) -> None:
+    places = [0.75 * (n + 0.5) / past for n in range(past)]
+    start = 0.75 if past else 0.0
+    places += [start + (1 - start) * (n + 0.5) / 3 for n in range(3)]
+    design = signal.evaluate(torch.tensor(places, dtype=torch.float64), 6)
+    largest = max(float(row.abs().sum()) for row in design.T @ design)
+    least = signal.smallest_ridge(past, 3, 0.75, 6)
+    assert least == pytest.approx(6 * 2.0**-52 * largest, rel=1e-12)
+    assert torch.isfinite(signal.regression(past, 3, 0.75, 6, 2 * least, torch.device("cpu"))).all()
+    with pytest.raises(UsageError):
+        signal.regression(past, 3, 0.75, 6, least / 2, torch.device("cpu"))
