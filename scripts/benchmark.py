@@ -1,104 +1,12 @@
 #!/usr/bin/env python3
-"""Speed, measured here and now: each part prints one table.
+"""``lamemo benchmark``, as it was called before."""
 
-    scripts/benchmark.py [PART ...] [--threads 2] [--device cpu]
-
-Absolute numbers belong to the machine. Ratios come from one run, in which what is compared takes turns, and each
-side counts with the lower quartile of its times: what else the machine does only ever adds.
-
-A part is a function from the options to a table; what each does stands in ``lamemo_fairseq/benchmark/``.
-"""
-
-import argparse
-import json
-import logging
-import os
 import sys
 from pathlib import Path
-from typing import Dict, Iterator, Sequence
 
-os.environ.setdefault("LOGLEVEL", "WARNING")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch  # noqa: E402
-
-from lamemo_fairseq.benchmark import decode, paper, peers, presets, steps  # noqa: E402
-from lamemo_fairseq.benchmark.models import STANDARD, TINY  # noqa: E402
-from lamemo_fairseq.benchmark.table import Part, Table  # noqa: E402
-from lamemo_fairseq.core.errors import UsageError  # noqa: E402
-from lamemo_fairseq.core.memory import KINDS  # noqa: E402
-
-
-def time_presets(options: argparse.Namespace) -> Table:
-    """Training steps of the presets on the device that is there."""
-    where = torch.cuda.get_device_name() if options.device != "cpu" else "cpu (smallest preset)"
-    return Table(f"presets: measured on {where}", presets.HEAD, presets.rows(options.device, options.repeats))
-
-
-def count_paper(options: argparse.Namespace) -> Table:
-    """The paper's sizes on a GPU, counted without one."""
-    rows = [paper.row(paper.count(preset, kind)) for preset in paper.COUNTED for kind in KINDS]
-    title = (
-        "paper: counted on fake CUDA tensors, not measured: a step (forward, loss, backward) behind a full memory and "
-        f"a token within a segment, bfloat16; rates {paper.FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s and "
-        f"{paper.BYTES_PER_SECOND / 1e12:.1f} TB/s"
-    )
-    return Table(title, paper.HEAD, rows)
-
-
-PARTS: Dict[str, Part] = {
-    "decode": decode.decode,
-    "train": steps.train,
-    "presets": time_presets,
-    "eval": steps.evaluate,
-    "paper": count_paper,
-    "peers": peers.peers,
-}
-#: parts that are run together; cpu: all ratios of time
-SUITES = {"cpu": ("train", "decode", "eval", "peers")}
-
-
-def tables(options: argparse.Namespace) -> Iterator[Table]:
-    """The chosen parts' tables, as they come."""
-    for name in options.parts or PARTS:
-        yield PARTS[name](options)
-
-
-def write_json(path: Path, found: Sequence[Table]) -> None:
-    """Ratios by name, and the tables as printed."""
-    shown = [{"title": one.title, "head": list(one.head), "rows": [list(row) for row in one.rows]} for one in found]
-    ratios = {name: ratio for table in found for name, ratio in table.ratios.items()}
-    path.write_text(json.dumps({"ratios": ratios, "tables": shown}, indent=1) + "\n", encoding="utf-8")
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--repeats", type=int, default=5, help="times that what is compared takes turns")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model: shows that all of it runs, not how fast")
-    parser.add_argument("--suite", choices=sorted(SUITES), help="parts that belong together")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write ratios and tables to this file too")
-    options = parser.parse_args()
-    options.parts = options.parts or list(SUITES.get(options.suite, ()))
-    for name in options.parts:
-        if name not in PARTS:
-            parser.error(f"{name} is no part: choose of {', '.join(PARTS)}")
-    options.sizes = TINY if options.tiny else STANDARD
-    logging.disable(logging.INFO)
-    torch.set_num_threads(options.threads)
-    found = []
-    try:
-        for table in tables(options):
-            print(table, end="\n\n", flush=True)
-            found.append(table)
-            if options.json is not None:  # after each: what is measured stays, should a later part fail
-                write_json(options.json, found)
-    except UsageError as error:
-        sys.exit(f"benchmark.py: {error}")
-
+from lamemo_fairseq.cli.main import old_spelling  # noqa: E402
 
 if __name__ == "__main__":
-    main()
+    old_spelling("scripts/benchmark.py", ["benchmark"])

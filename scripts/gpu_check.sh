@@ -30,7 +30,7 @@ if [ "$device" = cpu ]; then threads=1; else parts+=(decode train); fi
     echo "# gpu_check on $device, commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
     echo
     echo '```'
-    "$PYTHON" scripts/benchmark.py "${parts[@]}" --device "$device" --threads "$threads" --json "$out.json"
+    "$PYTHON" -m lamemo_fairseq benchmark "${parts[@]}" --device "$device" --threads "$threads" --json "$out.json"
     echo '```'
 } | tee "$out.md"
 echo "gpu_check: wrote $out.json and $out.md"

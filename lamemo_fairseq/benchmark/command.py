@@ -1,32 +1,24 @@
-#!/usr/bin/env python3
-"""Speed, measured here and now: each part prints one table.
-
-    scripts/benchmark.py [PART ...] [--threads 2] [--device cpu]
+"""Speed, measured here and now: ``lamemo benchmark`` prints a table for each part.
 
 Absolute numbers belong to the machine. Ratios come from one run, in which what is compared takes turns, and each
 side counts with the lower quartile of its times: what else the machine does only ever adds.
 
-A part is a function from the options to a table; what each does stands in ``lamemo_fairseq/benchmark/``.
+A part is a function from the options to a table; what each does stands in this folder.
 """
 
 import argparse
 import json
 import logging
-import os
-import sys
 from pathlib import Path
 from typing import Dict, Iterator, Sequence
 
-os.environ.setdefault("LOGLEVEL", "WARNING")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import torch
 
-import torch  # noqa: E402
-
-from lamemo_fairseq.benchmark import decode, paper, peers, presets, steps  # noqa: E402
-from lamemo_fairseq.benchmark.models import STANDARD, TINY  # noqa: E402
-from lamemo_fairseq.benchmark.table import Part, Table  # noqa: E402
-from lamemo_fairseq.core.errors import UsageError  # noqa: E402
-from lamemo_fairseq.core.memory import KINDS  # noqa: E402
+from ..core.errors import UsageError
+from ..core.memory import KINDS
+from . import decode, paper, peers, presets, steps
+from .models import STANDARD, TINY
+from .table import Part, Table
 
 
 def time_presets(options: argparse.Namespace) -> Table:
@@ -71,9 +63,8 @@ def write_json(path: Path, found: Sequence[Table]) -> None:
     path.write_text(json.dumps({"ratios": ratios, "tables": shown}, indent=1) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -81,24 +72,20 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny model: shows that all of it runs, not how fast")
     parser.add_argument("--suite", choices=sorted(SUITES), help="parts that belong together")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write ratios and tables to this file too")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the chosen parts' tables, and writes them to ``--json`` after each part: what is measured stays."""
     options.parts = options.parts or list(SUITES.get(options.suite, ()))
     for name in options.parts:
         if name not in PARTS:
-            parser.error(f"{name} is no part: choose of {', '.join(PARTS)}")
+            raise UsageError(f"{name} is no part: choose of {', '.join(PARTS)}")
     options.sizes = TINY if options.tiny else STANDARD
     logging.disable(logging.INFO)
     torch.set_num_threads(options.threads)
     found = []
-    try:
-        for table in tables(options):
-            print(table, end="\n\n", flush=True)
-            found.append(table)
-            if options.json is not None:  # after each: what is measured stays, should a later part fail
-                write_json(options.json, found)
-    except UsageError as error:
-        sys.exit(f"benchmark.py: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    for table in tables(options):
+        print(table, end="\n\n", flush=True)
+        found.append(table)
+        if options.json is not None:
+            write_json(options.json, found)

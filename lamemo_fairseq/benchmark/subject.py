@@ -1,4 +1,4 @@
-"""What ``benchmark.py eval`` times: segments that are scored, and training steps on the same shapes."""
+"""What ``lamemo benchmark eval`` times: segments that are scored, and training steps on the same shapes."""
 
 import time
 from dataclasses import dataclass

@@ -21,5 +21,5 @@ class Table:
         return "\n".join([self.title, *shown])
 
 
-#: from the options of ``scripts/benchmark.py`` to a table
+#: from the options of ``lamemo benchmark`` to a table
 Part = Callable[[argparse.Namespace], Table]

@@ -22,6 +22,7 @@ COMMANDS: Dict[str, str] = {
     "study": "study",
     "diagnose": "diagnose",
     "report": "report",
+    "benchmark": "benchmark",
     "import": "import_checkpoint",
     "export": "export",
     "push": "push",

@@ -1,8 +1,7 @@
-"""scripts/benchmark.py prints what it promises. Speed itself is measured there, never asserted here."""
+"""lamemo benchmark prints what it promises. Speed itself is measured there, never asserted here."""
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from commands import ROOT
 
 @pytest.mark.slow  # it measures for a minute
 def test_the_decode_part() -> None:
-    words = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "decode", "--repeats", "1", "--threads", "1"]
+    words = [sys.executable, "-m", "lamemo_fairseq", "benchmark", "decode", "--repeats", "1", "--threads", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -27,7 +26,7 @@ def test_the_decode_part() -> None:
 def test_ratios_by_name(tmp_path: Path) -> None:
     """What a check elsewhere reads; --suite cpu has the peers too (tests/benchmark/test_peers.py)."""
     out = tmp_path / "ratios.json"
-    words = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "train", "decode", "eval", "--tiny"]
+    words = [sys.executable, "-m", "lamemo_fairseq", "benchmark", "train", "decode", "eval", "--tiny"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     more = ["--threads", "1", "--repeats", "1", "--json", str(out)]
     done = subprocess.run([*words, *more], env=environment, capture_output=True, text=True)
@@ -45,10 +44,14 @@ def test_ratios_by_name(tmp_path: Path) -> None:
 
 
 def test_unknown_parts_are_named() -> None:
+    """By the old spelling, which says what is new."""
     words = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "decoding"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and re.search("decoding is no part: choose of decode, ", done.stderr)
+    assert done.returncode == 1
+    told, problem = done.stderr.splitlines()
+    assert told == "scripts/benchmark.py is now: lamemo benchmark"
+    assert problem.startswith("lamemo benchmark: decoding is no part: choose of decode, ")
 
 
 @pytest.mark.slow  # it measures for half a minute

@@ -17,7 +17,7 @@ NOT_RUN = {
     "bash scripts/launch.sh -n 8": "eight GPUs; the launcher is tested in tests/training/test_ranks.py",
     "torchrun": "two machines",
     "srun": "SLURM",
-    "python scripts/benchmark.py": "measures for minutes; tested in test_benchmark.py",
+    "lamemo benchmark": "measures for minutes; tested in test_benchmark.py",
     "lamemo push": "needs an account and a network; tested in tests/generation/test_hub.py",
     "lamemo study": "hours; tested in tests/study",
     "lamemo diagnose": "hours, or writes into the checkout; tested in tests/study",
