@@ -3,6 +3,7 @@
 One place counts for training and evaluation alike.
 """
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,15 @@ from torch import Tensor
 
 #: how subword-nmt marks a piece that its word continues behind
 CONTINUED = "@@"
+#: a byte or a character that is escaped (``byte_tokens.py``, ``characters.py``): more than half of enwik8's 204 symbols
+ESCAPED = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]+)")
 #: how sentencepiece writes the space before a word, which it also puts before the first word of a line
 SPACE = "\u2581"
+
+
+def is_character(symbol: str) -> bool:
+    """Whether a symbol is one character or byte, as it stands or escaped."""
+    return len(symbol) == 1 or ESCAPED.fullmatch(symbol) is not None
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,11 @@ class Spelling:
         symbols = [dictionary[index] for index in range(len(dictionary))]
         continued = [symbol.endswith(CONTINUED) and symbol != CONTINUED for symbol in symbols]
         shown = [s[: -len(CONTINUED)] if c else s for s, c in zip(symbols, continued)]
-        # A few symbols of a dictionary of characters are longer: names like <unk>, and characters that are escaped.
+        # A few symbols of a dictionary of characters are longer, names like <unk>; those that are escaped are one.
         own = [symbol for symbol in symbols[dictionary.nspecial :] if not symbol.startswith("madeupword")]
         begins = [symbol.startswith(SPACE) for symbol in symbols]
         sentencepiece = any(len(symbol) > 1 for symbol, begun in zip(symbols, begins) if begun)
-        spaced = any(continued) or not sentencepiece and 2 * sum(len(symbol) == 1 for symbol in own) < len(own)
+        spaced = any(continued) or not sentencepiece and 2 * sum(map(is_character, own)) < len(own)
         begins = [begun and sentencepiece for begun in begins]
         lengths = [len(symbol) if spaced or sentencepiece else 1 for symbol in shown]
         lengths[dictionary.eos()] = 1

@@ -17,7 +17,7 @@ from fairseq.registry import REGISTRIES
 
 from lamemo_fairseq.cli import main as cli
 from lamemo_fairseq.core.errors import UsageError
-from lamemo_fairseq.data.byte_tokens import decode_bytes, encode_bytes
+from lamemo_fairseq.data.byte_tokens import TOKENS, decode_bytes, encode_bytes
 from lamemo_fairseq.data.counts import read_counts
 from lamemo_fairseq.data.prepare import fetch, hutter, pg19, python_source, wikitext103
 from lamemo_fairseq.data.prepare.fetch import Archive
@@ -214,6 +214,20 @@ def test_enwik8(tmp_path: Path, ends: str, packed: bool, monkeypatch: pytest.Mon
         assert counts is not None and counts.tokens == counts.bytes == len(kept)
         assert (counts.words, counts.lines) == (len(raw.split()), raw.count(b"\n") * (ends == "keep"))
         assert counts.characters == sum(byte & 0xC0 != 0x80 for byte in kept)
+
+
+def test_every_byte_is_a_character_of_its_dictionary() -> None:
+    """Also of enwik8's, in which more bytes are escaped than not: bits per byte can choose its best checkpoint."""
+    from fairseq.data import Dictionary
+
+    from lamemo_fairseq.data.spelling import Spelling
+
+    for symbols in (TOKENS, TOKENS[128:], [token for token in TOKENS if len(token) == 1]):
+        dictionary = Dictionary()
+        for symbol in symbols:
+            dictionary.add_symbol(symbol)
+        spelling = Spelling.of(dictionary)
+        assert spelling.is_characters and set(spelling.lengths.tolist()) == {1}
 
 
 def test_bytes_are_decoded() -> None:
