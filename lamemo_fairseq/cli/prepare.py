@@ -64,7 +64,10 @@ def add_diagnostic(parser: argparse.ArgumentParser) -> None:
         default = getattr(Diagnostic, name)
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default: {default})")
     parser.add_argument(
-        "--order", choices=["close", "open"], default="close", help="labels stand behind their group, or before it"
+        "--order",
+        choices=["close", "open", "chain"],
+        default="close",
+        help="labels stand behind their group, or before it, or groups are pointers to the right that end at a label",
     )
     parser.add_argument("--one-segment", action="store_true", help="groups and questions share a segment")
 

@@ -27,6 +27,9 @@ class MemoryCrossEntropyConfig(CrossEntropyCriterionConfig):
         },
     )
     score_offset: int = field(default=1, metadata={"help": "with --score-after: 1 scores the next token"})
+    score_accuracy_only: bool = field(
+        default=False, metadata={"help": "with --score-after: every token is trained, the accuracy is of those alone"}
+    )
 
 
 @register_criterion("memory_cross_entropy", dataclass=MemoryCrossEntropyConfig)
@@ -36,20 +39,29 @@ class MemoryCrossEntropyCriterion(CrossEntropyCriterion):
     What is minimised is text + auxiliary. What is logged as loss, ppl and bpc is the text's alone, comparable
     between memory kinds; each auxiliary loss is logged under its own name, in nats per token, as weighted.
 
-    With ``score_after`` a token means a scored one in all of this.
+    With ``score_after`` a token means a scored one in all of this; with ``score_accuracy_only`` in accuracy alone.
 
     Args:
         task: whose dictionary the targets are of.
         sentence_avg: divide by streams, not by tokens.
-        score_after, score_offset: the flags.
+        score_after, score_offset, score_accuracy_only: the flags.
     """
 
-    def __init__(self, task: Any, sentence_avg: bool, score_after: Optional[str] = None, score_offset: int = 1) -> None:
+    def __init__(
+        self,
+        task: Any,
+        sentence_avg: bool,
+        score_after: Optional[str] = None,
+        score_offset: int = 1,
+        score_accuracy_only: bool = False,
+    ) -> None:
         super().__init__(task, sentence_avg)
         at_least("score_offset", score_offset, 1)
         if score_after is None and score_offset != 1:
             raise UsageError(f"--score-offset {score_offset} does nothing without --score-after: leave it out")
-        self.score_offset, self.mark = score_offset, None
+        if score_after is None and score_accuracy_only:
+            raise UsageError("--score-accuracy-only does nothing without --score-after: leave it out")
+        self.score_offset, self.accuracy_only, self.mark = score_offset, score_accuracy_only, None
         if score_after is not None:
             if score_after not in task.target_dictionary:
                 raise UsageError(f"--score-after {score_after} is not in the dictionary: name one of its symbols")
@@ -66,10 +78,12 @@ class MemoryCrossEntropyCriterion(CrossEntropyCriterion):
             output = model(**sample["net_input"])
             extra = output[1]
             everything = model.get_normalized_probs(output, log_probs=True)  # [B, N, V]
-            scored = self.answers(target)
+            answers = self.answers(target)
+            logging_output["n_correct"] = ((everything.argmax(2) == target) & answers).sum().data
+            logging_output["n_answers"] = answers.sum().data
+            scored = target != self.padding_idx if self.accuracy_only else answers
             each = -everything.gather(2, target.unsqueeze(2)).squeeze(2).masked_fill(~scored, 0)
             tokens = int(scored.sum())
-            logging_output["n_correct"] = ((everything.argmax(2) == target) & scored).sum().data
         sample_size = target.size(0) if self.sentence_avg else tokens
         logging_output.update(
             {"loss": each.sum().data, "ntokens": tokens, "nsentences": target.size(0), "sample_size": sample_size}
@@ -99,9 +113,10 @@ class MemoryCrossEntropyCriterion(CrossEntropyCriterion):
         if tokens == 0:
             return
         CrossEntropyCriterion.reduce_metrics(logging_outputs)
-        if any("n_correct" in log for log in logging_outputs):
+        answers = sum(log.get("n_answers", 0) for log in logging_outputs)
+        if answers > 0:
             correct = sum(log.get("n_correct", 0) for log in logging_outputs)
-            metrics.log_scalar("accuracy", 100 * correct / tokens, tokens, round=2)
+            metrics.log_scalar("accuracy", 100 * correct / answers, answers, round=2)
         for name in sorted({name for log in logging_outputs for name in log if name.startswith(PREFIX)}):
             total = sum(log.get(name, 0) for log in logging_outputs)
             metrics.log_scalar(name[len(PREFIX) :], total / tokens, tokens, round=6)

@@ -27,6 +27,7 @@ from typing import Any, Dict, List
 
 from ..core.errors import UsageError
 from ..data.prepare import diagnostic as task
+from .kinds import KINDS
 from .run import ROOT, numbers, revision
 
 INTERVAL = 50  # updates between points
@@ -35,13 +36,8 @@ TABLE = "diagnostic.csv"
 DONE = ("solved", "unsolved")
 POINT = re.compile(r"train_inner[^{]*(\{.*\})")
 
-#: kind -> flags; sight and gradient apart are variants of look-ahead
-KINDS: Dict[str, List[str]] = {
-    "lookahead": ["--memory-type", "lookahead"],
-    "refresh": ["--memory-type", "lookahead", "--look-ahead", "none"],
-    "detached": ["--memory-type", "lookahead", "--detach-memory"],
-    "recurrence": ["--memory-type", "recurrence"],
-}
+#: what is compared where nobody names any: sight and gradient, each with and without the other
+USUAL = ("lookahead", "refresh", "detached", "recurrence")
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,11 @@ class Condition:
     """What runs share but for kind and seed; each field is a flag of the command and a column of the table.
 
     Attributes:
-        order: where labels stand, ``close`` or ``open``.
+        order: where labels stand, ``close`` or ``open``, or ``chain``.
         tokens: N, and M.
         rows: B, streams.
         items, labels, grow, longest: of the task.
+        all_tokens: 1 trains every token, 0 the answers alone.
         layers: L.
         width: D; the feed-forward is four times as wide.
         lr: of Adam, falling linearly to 0.
@@ -67,6 +64,7 @@ class Condition:
     grow: int = 0
     longest: int = 6
     one_segment: int = 0
+    all_tokens: int = 0
     layers: int = 2
     width: int = 64
     lr: float = 0.004
@@ -82,7 +80,8 @@ class Condition:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("dest", type=Path, help=f"folder of {TABLE}, made or continued")
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)} (default: all)")
+    usual = ",".join(USUAL)
+    parser.add_argument("--kinds", default=usual, help=f"of {', '.join(KINDS)} (default: {usual})")
     parser.add_argument("--seeds", default="1,2,3,4,5", help="of weights and text (default: 1,2,3,4,5)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--time-budget", type=float, default=float("inf"), metavar="MINUTES", help="then stop")
@@ -134,7 +133,8 @@ class Run:
                 ROOT / "lamemo_fairseq",
             ),
             *("--task", "memory_language_modeling", "--arch", "lamemo_lm", "--criterion", "memory_cross_entropy"),
-            *("--score-after", task.QUESTION, "--score-offset", 2, *KINDS[self.kind], "--mem-len", c.tokens),
+            *("--score-after", task.QUESTION, "--score-offset", 2, *KINDS[self.kind](c.tokens)),
+            *(["--score-accuracy-only"] if c.all_tokens else []),
             *("--decoder-layers", c.layers, "--decoder-embed-dim", c.width, "--decoder-ffn-embed-dim", 4 * c.width),
             *("--decoder-attention-heads", 2, "--decoder-normalize-before", "--dropout", 0),
             *("--tokens-per-sample", c.tokens, "--batch-size", c.rows, "--update-freq", 1 if c.one_segment else 2),

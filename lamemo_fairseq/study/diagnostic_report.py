@@ -8,9 +8,11 @@ from typing import Dict, List, Sequence
 
 from ..core.errors import UsageError
 from ..evaluation import plotting
-from .diagnostic import DONE, INTERVAL, KINDS, TABLE, Condition
+from .diagnostic import DONE, INTERVAL, TABLE, USUAL, Condition
+from .kinds import KINDS
 from .tables import Row, Table, grouped
 
+ORDERED = [*USUAL, *(kind for kind in KINDS if kind not in USUAL)]
 HEADS = ("condition", "kind", "seeds", "solved", "median update", "solved at", "best accuracy of the others")
 
 
@@ -18,7 +20,7 @@ def condition(row: Row) -> str:
     """What is not the default, in words; labels are always said."""
     usual = Condition().__dict__
     told = [f"{name}={row[name]}" for name, value in usual.items() if name != "order" and row[name] != str(value)]
-    return " ".join([{"close": "closing labels", "open": "opening labels"}[row["order"]], *told])
+    return " ".join([{"close": "closing labels", "open": "opening labels", "chain": "chains"}[row["order"]], *told])
 
 
 def latest(rows: Sequence[Row]) -> List[Row]:
@@ -45,7 +47,7 @@ def table(rows: Sequence[Row]) -> Table:
     whole = [{**row, "condition": condition(row)} for row in latest(rows) if row["status"] in DONE]
     for (told,), mine in sorted(grouped(whole, "condition").items()):
         kinds = grouped(mine, "kind")
-        for kind in KINDS:
+        for kind in ORDERED:
             runs = kinds.get((kind,), [])
             if not runs:
                 continue
@@ -62,7 +64,7 @@ def figures(rows: Sequence[Row]) -> Dict[str, str]:
     found: Dict[str, str] = {}
     whole = [{**row, "condition": condition(row)} for row in latest(rows) if row["curve"]]
     for (told,), mine in grouped(whole, "condition").items():
-        kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in mine)]
+        kinds = [kind for kind in ORDERED if any(row["kind"] == kind for row in mine)]
         figure, panels = plotting.panels(len(kinds), width=1 + 2 * len(kinds), height=2.6, share_y=True)
         for kind, axes in zip(kinds, panels):
             for row in mine:

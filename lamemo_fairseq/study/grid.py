@@ -40,7 +40,8 @@ from ..data.characters import TextCharacters
 from ..data.prepare import bpe, python_source, shakespeare
 from ..data.prepare import corpus as texts
 from . import records as results
-from .run import KINDS, OWN, SETTINGS, USUAL, Point, Run, Setting, StudyError, bits, numbers
+from .kinds import KINDS, USUAL
+from .run import OWN, SETTINGS, Point, Run, Setting, StudyError, bits, numbers
 
 
 def words(prepare: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -115,8 +116,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FLAG=V1,V2",
-        help="a further dimension of the grid: memory, updates, or a flag of fairseq-train, e.g. lr=0.001,0.0005; can "
-        "be given several times",
+        help="a further dimension of the grid: memory, tokens (of a segment), updates, or a flag of fairseq-train, "
+        "e.g. lr=0.001,0.0005; can be given several times",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
     parser.add_argument("--memory-lengths", default="", help="score with these memories as well, e.g. 0,32,64,128")

@@ -9,10 +9,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Tuple
 
 import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
@@ -23,25 +22,10 @@ from ..plugin.config import LaMemoConfig
 from ..plugin.decoder import LaMemoDecoder
 from ..plugin.presets import PRESETS
 from . import curves, sample
+from .kinds import KINDS
 
 #: where the package is imported from: a checkout, or site-packages
 ROOT = Path(__file__).resolve().parents[2]
-
-# With M rows to read for each: what a kind does with them is its own affair. Nothing else differs.
-KINDS: Dict[str, Callable[[int], List[str]]] = {
-    "lookahead": lambda M: ["--memory-type", "lookahead", "--mem-len", str(M)],
-    "recurrence": lambda M: ["--memory-type", "recurrence", "--mem-len", str(M)],
-    "compressive": lambda M: [
-        *("--memory-type", "compressive", "--mem-len", str(M // 2), "--compressed-mem-len", str(M - M // 2)),
-        *("--compression-rate", "4"),
-    ],
-    "continuous": lambda M: [
-        *("--memory-type", "continuous", "--mem-len", str(M // 2), "--long-term-basis", str(M - M // 2)),
-    ],
-    "none": lambda M: ["--memory-type", "none", "--mem-len", str(M)],
-    "continuous-sticky": lambda M: [*KINDS["continuous"](M), "--long-term-sticky"],
-}
-USUAL = [kind for kind in KINDS if kind != "continuous-sticky"]  # without --kinds
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,7 @@ SETTINGS = {
 }
 
 
-# Flags that the study gives itself; memory and updates stand for some of them.
+# Flags that the study gives itself; memory, tokens and updates stand for some of them.
 OWN = (
     *("memory-type", "mem-len", "tokens-per-sample", "batch-size", "seed", "max-update", "save-dir", "task", "arch"),
     *("criterion", "user-dir", "log-format", "log-interval", "validate-interval-updates", "save-interval-updates"),
@@ -122,6 +106,9 @@ class Run:
                 [self.memory] = numbers("vary", value)
             elif flag == "updates":
                 [self.updates] = numbers("vary", value)
+            elif flag == "tokens":
+                [tokens] = numbers("vary", value)
+                self.setting = replace(setting, tokens=tokens)
             else:
                 self.extra += [f"--{flag}", value]
         self.condition = " ".join(f"{flag}={value}" for flag, value in point)

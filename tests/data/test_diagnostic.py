@@ -24,6 +24,15 @@ SMALL = Diagnostic(tokens=16, rows=3, updates=4, items=20, labels=3, grow=2)
 def groups_of(tokens: List[str], order: str) -> Iterator["tuple[str, List[str]]"]:
     """Label and items of each group, read in the order that a person would."""
     names = [token for token in tokens if token != diagnostic.FILLER]
+    if order == "chain":  # a pair leads on to the next that begins where it ends
+        following = dict(zip(names[::2], names[1::2]))
+        for first in sorted(following.keys() - following.values()):
+            chain = [first]
+            while chain[-1] in following:
+                assert names[::2].index(chain[-1]) >= max(names[::2].index(item) for item in chain)  # to the right
+                chain.append(following[chain[-1]])
+            yield chain[-1], chain[:-1]
+        return
     for text in re.findall(r"((?:i\d+ )+)(L\d+)" if order == "close" else r"(L\d+) ((?:i\d+ ?)+)", " ".join(names)):
         label, items = reversed(text) if order == "close" else text
         yield label, items.split()
@@ -36,15 +45,18 @@ def check_lines(task: Diagnostic, shown: List[str], asked: List[str], longest: i
         assert 1 <= len(items) <= longest
         assert not labels.keys() & set(items)
         labels.update(dict.fromkeys(items, label))
-    assert sum(token.startswith("i") for token in shown) == len(labels)
-    questions = [asked[place : place + 3] for place in range(0, task.room - 2, 3)]
-    assert len({item for _, item, _ in questions}) == len(questions) == task.room // 3
+    assert {token for token in shown if token.startswith("i")} == labels.keys()
+    assert task.order == "chain" or sum(token.startswith("i") for token in shown) == len(labels)
+    count = min(task.room // 3, len(labels))
+    questions = [asked[place : place + 3] for place in range(0, 3 * count, 3)]
+    assert len({item for _, item, _ in questions}) == count
+    assert count == task.room // 3 and set(asked[3 * count :]) <= {diagnostic.FILLER}
     assert all(mark == diagnostic.QUESTION and labels[item] == answer for mark, item, answer in questions)
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    order=st.sampled_from(["close", "open"]),
+    order=st.sampled_from(["close", "open", "chain"]),
     tokens=st.integers(8, 40).map(lambda half: 2 * half),
     longest=st.integers(1, 3),
     one_segment=st.booleans(),

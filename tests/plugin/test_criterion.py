@@ -38,7 +38,7 @@ class Task:
 
 def criterion(sentence_avg: bool = False) -> MemoryCrossEntropyCriterion:
     assert MemoryCrossEntropyConfig.__dataclass_fields__.keys() == {
-        *("_name", "sentence_avg", "score_after", "score_offset")
+        *("_name", "sentence_avg", "score_after", "score_offset", "score_accuracy_only")
     }
     return MemoryCrossEntropyCriterion(Task(), sentence_avg=sentence_avg)
 
@@ -76,7 +76,7 @@ def test_the_text_is_scored_as_cross_entropy_scores_it(kind: str) -> None:
         assert each.shape == (batch["target"].numel(),)
 
 
-def scoring(after: str, offset: int) -> MemoryCrossEntropyCriterion:
+def scoring(after: str, offset: int, **flags: bool) -> MemoryCrossEntropyCriterion:
     """The criterion with a dictionary in which symbols are written as their numbers."""
 
     class Dictionary:
@@ -87,7 +87,7 @@ def scoring(after: str, offset: int) -> MemoryCrossEntropyCriterion:
     class Numbers:
         target_dictionary: Any = Dictionary()
 
-    return MemoryCrossEntropyCriterion(Numbers(), sentence_avg=False, score_after=after, score_offset=offset)
+    return MemoryCrossEntropyCriterion(Numbers(), sentence_avg=False, score_after=after, score_offset=offset, **flags)
 
 
 @pytest.mark.parametrize("offset", [1, 2, 3])
@@ -113,6 +113,17 @@ def test_what_stands_behind_a_symbol_is_scored_alone(kind: str, offset: int) -> 
         assert float(loss.detach() - log["loss"]) == pytest.approx(wanted, rel=1e-8, abs=1e-8)
 
 
+def test_accuracy_alone_leaves_the_loss_as_it_is() -> None:
+    decoders = [make("compressive").train() for _ in range(3)]
+    for plain, every, answers in zip(*(samples(decoder, padded=3) for decoder in decoders)):
+        expected, size, _ = criterion()(decoders[0], plain)
+        loss, own_size, log = scoring("7", 1, score_accuracy_only=True)(decoders[1], every)
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
+        assert own_size == size == log["ntokens"]
+        _, _, alone = scoring("7", 1)(decoders[2], answers)
+        assert [log[name] for name in ("n_correct", "n_answers")] == [alone["n_correct"], alone["ntokens"]]
+
+
 def test_an_update_without_a_scored_token_logs_nothing() -> None:
     decoder = make("lookahead").train()
     batch = samples(decoder, padded=3)[0]
@@ -127,6 +138,8 @@ def test_scoring_flags_that_do_nothing_are_refused() -> None:
         scoring("x", 1)
     with pytest.raises(UsageError, match="--score-offset 0 is too small"):
         scoring("7", 0)
+    with pytest.raises(UsageError, match="--score-accuracy-only does nothing without --score-after"):
+        MemoryCrossEntropyCriterion(Task(), sentence_avg=False, score_accuracy_only=True)
     with pytest.raises(UsageError, match="--score-offset 2 does nothing without --score-after"):
         MemoryCrossEntropyCriterion(Task(), sentence_avg=False, score_offset=2)
 

@@ -5,6 +5,8 @@ Lines of N - 1 tokens, which with ``</s>`` are segments of N, alternate::
     i17 i80 i3 L5 i44 L0 ...       groups of distinct items, each closed (or opened) by the label of all its items
     ? i80 L5 ? i44 L0 ...          questions about different items of the line before, each with its answer
 
+    i17 i80 i44 L0 i80 i3 i3 L5    the same groups as chains, mixed: i17 leads to i80, to i3, to L5
+
 Read with ``--tokens-per-sample N --batch-size ROWS --update-freq 2`` an update is a line of groups and one of questions
 in each stream, and every answer but chance has to come through the memory. ``--score-after ? --score-offset 2`` trains
 and measures the answers alone.
@@ -41,7 +43,8 @@ class Diagnostic:
         updates: of the training text, two lines each in every row.
         items: kinds of items.
         labels: kinds of labels.
-        order: ``close``: a label stands behind its group; ``open``: before it.
+        order: ``close``: a label stands behind its group; ``open``: before it; ``chain``: a group is pointers to the
+            right that end at its label, each item with the next behind it.
         first: longest group at the beginning.
         grow: updates after which the longest group grows by one; 0: never.
         longest: of all groups, whatever ``grow`` comes to.
@@ -87,16 +90,32 @@ class Diagnostic:
 
 def groups(task: Diagnostic, longest: int, draw: np.random.Generator) -> tuple[list[str], dict[int, int]]:
     """Tokens of a line of groups, and the label of each item in it."""
-    items, tokens, answers = iter(draw.permutation(task.items)), [], {}
+    items, answers = iter(draw.permutation(task.items)), {}
+    found: list[list[str]] = []
     left = task.room
     while left >= 2:
         label = int(draw.integers(task.labels))
-        group = [int(next(items)) for _ in range(min(int(draw.integers(1, longest + 1)), left - 1))]
+        fits = left // 2 if task.order == "chain" else left - 1
+        group = [int(next(items)) for _ in range(min(int(draw.integers(1, longest + 1)), fits))]
         answers.update(dict.fromkeys(group, label))
-        named = [f"i{item}" for item in group]
-        tokens += [*named, f"L{label}"] if task.order == "close" else [f"L{label}", *named]
-        left -= len(group) + 1
+        found.append(written(task.order, [f"i{item}" for item in group], f"L{label}"))
+        left -= len(found[-1])
+    tokens = mixed(found, draw) if task.order == "chain" else [token for group in found for token in group]
     return tokens + [FILLER] * left, answers
+
+
+def written(order: str, items: list[str], label: str) -> list[str]:
+    """Tokens of a group."""
+    if order == "chain":
+        return [token for pair in zip(items, [*items[1:], label]) for token in pair]
+    return [*items, label] if order == "close" else [label, *items]
+
+
+def mixed(chains: list[list[str]], draw: np.random.Generator) -> list[str]:
+    """The pairs of all ``chains`` in a random order, in which those of a chain still follow each other."""
+    turns = draw.permutation([number for number, chain in enumerate(chains) for _ in range(len(chain) // 2)])
+    pairs = [iter(zip(chain[::2], chain[1::2])) for chain in chains]
+    return [token for turn in turns for token in next(pairs[turn])]
 
 
 def questions(task: Diagnostic, answers: dict[int, int], draw: np.random.Generator) -> list[str]:
