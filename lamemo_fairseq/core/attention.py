@@ -28,17 +28,23 @@ class Cache:
     """
 
     def __init__(self, capacity: int) -> None:
-        # [B, H, capacity, d] and [B, H, d, capacity]: a single query reads both along their rows.
-        self.keys, self.values = Buffer(capacity, dim=2), Buffer(capacity, dim=3)
+        # [H, B, capacity, d] and [H, B, d, capacity]: for a single query both are a matrix times a vector, which reads
+        # memory as fast as it can be read; heads come first, since one head's distances serve all streams.
+        self.keys, self.values = Buffer(capacity, dim=2, streams=1), Buffer(capacity, dim=3, streams=1)
         self.distances: Optional[Distances] = None
         self.zero_distance_index = capacity
         self.keys_t: Optional[Tensor] = None
+
+    def append(self, keys: Tensor, values: Tensor) -> Tuple[Tensor, Tensor]:
+        """Takes in keys and values [B, H, n, d]; returns all so far, [B, H, T, d], as views."""
+        held = self.values.append(values.permute(1, 0, 3, 2)).permute(1, 0, 3, 2)
+        return self.keys.append(keys.transpose(0, 1)).transpose(0, 1), held
 
     def relative_keys_t(self) -> Tensor:
         """The distances' keys as single tokens read them, [H, d, S]."""
         if self.keys_t is None:
             assert self.distances is not None and self.keys.tensor is not None
-            H, d = self.keys.tensor.size(1), self.keys.tensor.size(3)
+            H, d = self.keys.tensor.size(0), self.keys.tensor.size(3)
             self.keys_t = self.distances.keys.unflatten(-1, (H, d)).permute(1, 2, 0).contiguous()
         return self.keys_t
 
@@ -225,9 +231,7 @@ class RelativeAttention(nn.Module):
         projected = [self.kv_proj(part) for part in parts]
         keys, values = (projected[0] if len(parts) == 1 else torch.cat(projected, dim=1)).chunk(2, dim=-1)
         keys, values = self.split(keys), self.split(values)
-        if cache is None:
-            return keys, values
-        return cache.keys.append(keys), cache.values.append(values.transpose(-2, -1)).transpose(-2, -1)
+        return (keys, values) if cache is None else cache.append(keys, values)
 
     def project_distances(self, geometry: AttentionGeometry, cache: Optional[Cache]) -> Optional[Distances]:
         """Encodings of distances as this layer sees them, or None."""

@@ -1,9 +1,10 @@
 """Single-token decoding: what ``Layer`` computes, without what only whole segments need.
 
-A step reads every weight and every cached key once, so memory traffic is its cost. Here a layer is some fifteen calls
-on whole tensors: no geometry, no mask (a new token sees all that is cached), no copies of what is cached, queries, keys
-and values from one product. Slow reference: ``layer.py`` and ``attention.py`` (``tests/core/test_decoding.py``
-compares), and behind them ``tests/reference.py``. Letters as in ``softmax.py``; T keys, the new token's own included.
+A step reads every weight and every cached key once, so memory traffic is its cost. Here a layer is some twenty calls
+on whole tensors: no geometry, no mask (a new token sees all that is cached), no copies of what is cached; queries, keys
+and values come from one product, head by head, as attention reads them. Slow reference: ``layer.py`` and
+``attention.py`` (``tests/core/test_decoding.py`` compares), and behind them ``tests/reference.py``. Letters as in
+``softmax.py``; T keys, the new token's own included.
 """
 
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from .softmax import softmax_dtype
 
 
 def transposed(weight: Tensor) -> Tensor:
-    """A weight [out, in] as [in, out]. Products with few rows read that layout faster on a CPU; a GPU reads both."""
-    return weight.t().contiguous() if weight.device.type == "cpu" else weight.t()
+    """Weights [.., out, in] as [.., in, out]. Products with few rows read that faster on a CPU; a GPU reads both."""
+    return weight.mT.contiguous() if weight.device.type == "cpu" else weight.mT
 
 
 def ffn_shards(inner: int, device: torch.device) -> int:
@@ -36,11 +37,12 @@ class FastDecodeLayer:
 
     Attributes:
         layer: whose weights.
-        qkv: [3, D, H * d], queries scaled by 1 / sqrt(d).
-        vectors: [2, 1, H, d], content and position vectors towards the past, scaled alike; None with absolute
+        qkv: [3 * H, D, d], queries scaled by 1 / sqrt(d).
+        vectors: [2, H, 1, d], content and position vectors towards the past, scaled alike; None with absolute
             positions.
         out: [H * d, D].
-        inner, inner_bias, outer: the feed-forward in P parts, [P, D, F / P], [P, 1, F / P] and [P, F / P, D].
+        inner, inner_bias: the feed-forward's first product in P parts, [P, D, F / P] and [P, 1, F / P].
+        outer, outer_bias: its second, [P, F / P, D] and [P, 1, D], whose parts are summed.
     """
 
     layer: Layer
@@ -50,6 +52,7 @@ class FastDecodeLayer:
     inner: Tensor
     inner_bias: Tensor
     outer: Tensor
+    outer_bias: Tensor
 
     @staticmethod
     def of(layer: Layer, biases: Biases) -> "FastDecodeLayer":
@@ -59,18 +62,19 @@ class FastDecodeLayer:
         if attention.r_proj is not None:
             content, position = biases.left()
             assert content is not None and position is not None
-            vectors = torch.stack([content, position]).unsqueeze(1) * scale
-        projections = [attention.q_proj.weight * scale, *attention.kv_proj.weight.chunk(2)]
+            vectors = torch.stack([content, position]).unsqueeze(2) * scale
+        projections = torch.cat([attention.q_proj.weight * scale, attention.kv_proj.weight])  # [3 * H * d, D]
         feed = layer.feed_forward
         P = ffn_shards(feed.fc1.out_features, feed.fc1.weight.device)
         return FastDecodeLayer(
             layer,
-            torch.stack([transposed(weight) for weight in projections]),
+            transposed(projections.unflatten(0, (3 * attention.heads, attention.head_dim))),
             vectors,
             transposed(attention.out_proj.weight),
             torch.stack([transposed(weight) for weight in feed.fc1.weight.chunk(P)]),
             feed.fc1.bias.view(P, 1, -1),
             torch.stack([transposed(weight) for weight in feed.fc2.weight.chunk(P, dim=1)]),
+            (feed.fc2.bias / P).expand(P, 1, -1),
         )
 
     def decode_step(
@@ -81,40 +85,40 @@ class FastDecodeLayer:
         layer, pre_norm = self.layer, self.layer.normalize_before
         B, H, d = x.size(0), layer.attention.heads, layer.attention.head_dim
         h = normalize(layer.attention_norm, x) if pre_norm else x
-        q, k, v = torch.bmm(h.expand(3, *h.shape), self.qkv).view(3, B, H, d).unbind(0)
-        cache.keys.slot().copy_(k)
-        cache.values.slot().copy_(v)
+        qkv = torch.bmm(h.expand(3 * H, *h.shape), self.qkv)  # [3 * H, B, d]
+        q = qkv[:H]
+        cache.keys.slot().copy_(qkv[H : 2 * H])
+        cache.values.slot().copy_(qkv[2 * H :])
         T = cache.keys.length
         first = 0 if reach is None else max(0, T - reach)
-        keys = cache.keys.flat()[:, first:T]  # [B * H, T, d]
+        keys = cache.keys.flat()[:, first:T]  # [H * B, T, d]
         if self.vectors is None:
-            scores = torch.bmm(q.reshape(B * H, 1, d), keys.transpose(1, 2))
+            scores = torch.bmm(keys, q.view(H * B, 1, d).mT).view(H * B, 1, T - first)
         else:
-            content, position = q + self.vectors  # [B, H, d] each
-            R = cache.relative_keys_t()[
-                :, :, cache.zero_distance_index + 1 - T + first : cache.zero_distance_index + 1
-            ]  # [H, d, T]
-            scores = torch.bmm(position.transpose(0, 1), R).transpose(0, 1).reshape(B * H, 1, T - first)
-            scores = torch.baddbmm(scores, content.reshape(B * H, 1, d), keys.transpose(1, 2))
+            content, position = (q + self.vectors).unbind(0)  # [H, B, d] each
+            end = cache.zero_distance_index + 1
+            R = cache.relative_keys_t()[:, :, end - T + first : end]  # [H, d, T]
+            scores = torch.bmm(position, R).view(H * B, 1, T - first)
+            scores.mT.baddbmm_(keys, content.view(H * B, 1, d).mT)
         weights = F.softmax(scores, dim=-1, dtype=softmax_dtype(scores.dtype))
-        values = cache.values.flat()[:, :, first:T]  # [B * H, d, T]
-        mixed = torch.bmm(values, weights.to(x.dtype).transpose(1, 2))  # [B * H, d, 1]
+        values = cache.values.flat()[:, :, first:T]  # [H * B, d, T]
+        # Columns are rows transposed: of a contiguous [T, 1] the product of matrix and vector is ten times as slow.
+        mixed = torch.bmm(values, weights.to(x.dtype).mT).view(H, B, d).transpose(0, 1)
         if keep:
-            output.slot().copy_(mixed.view(B, H, d))
+            output.slot().copy_(mixed)
             # As in softmax.attend: p = exp(s - lse), read off at the largest weight.
             top = scores.amax(-1).to(weights.dtype) - weights.amax(-1).log()
-            lse.slot().copy_(top.view(B, H))
-        h = torch.addmm(x, mixed.view(B, H * d), self.out)
-        feed = layer.feed_forward
+            lse.slot().copy_(top.view(H, B).t())
+        h = torch.addmm(x, mixed.reshape(B, H * d), self.out)
         if pre_norm:
-            return self.feed(normalize(layer.feed_forward_norm, h), h + feed.fc2.bias)
+            return self.feed(normalize(layer.feed_forward_norm, h), h)
         h = normalize(layer.attention_norm, h)
-        return normalize(layer.feed_forward_norm, self.feed(h, h + feed.fc2.bias))
+        return normalize(layer.feed_forward_norm, self.feed(h, h))
 
     def feed(self, h: Tensor, residual: Tensor) -> Tensor:
-        """``residual`` [B, D] and the feed-forward of ``h`` [B, D], but for its last bias."""
+        """``residual`` [B, D] and the feed-forward of ``h`` [B, D]."""
         inner = torch.baddbmm(self.inner_bias, h.expand(self.inner.size(0), *h.shape), self.inner).relu_()
-        return residual + torch.bmm(inner, self.outer).sum(0)
+        return residual + torch.baddbmm(self.outer_bias, inner, self.outer).sum(0)
 
 
 def normalize(norm: nn.LayerNorm, x: Tensor) -> Tensor:

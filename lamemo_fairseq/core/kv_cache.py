@@ -10,11 +10,12 @@ class Buffer:
 
     Args:
         capacity: entries it can hold.
-        dim: the dimension that grows; the first is the stream's.
+        dim: the dimension that grows.
+        streams: the streams' dimension.
     """
 
-    def __init__(self, capacity: int, dim: int) -> None:
-        self.capacity, self.dim, self.length = capacity, dim, 0
+    def __init__(self, capacity: int, dim: int, streams: int = 0) -> None:
+        self.capacity, self.dim, self.streams, self.length = capacity, dim, streams, 0
         self.tensor: Optional[Tensor] = None
 
     def append(self, entries: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ class Buffer:
         return self.tensor.select(self.dim, self.length - 1)
 
     def flat(self) -> Tensor:
-        """The whole of a [B, H, ., .] tensor, streams and heads as one dimension."""
+        """The whole of a [H, B, ., .] tensor, heads and streams as one dimension."""
         assert self.tensor is not None
         return self.tensor.flatten(0, 1)
 
@@ -48,4 +49,4 @@ class Buffer:
     def select(self, order: Tensor) -> None:
         """Streams in another order: ``order`` [B'] of stream numbers."""
         if self.tensor is not None:
-            self.tensor = self.tensor.index_select(0, order)
+            self.tensor = self.tensor.index_select(self.streams, order)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from family import KINDS, SEGMENT, make, read, text
 
+from lamemo_fairseq.benchmark.count import Counting
+
 every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
 # Kinds whose tokens read more than cached keys, and so take the layers' own way.
 WHOLE = {"recurrence-shaw", "compressive-used", "continuous", "continuous-sticky"}
@@ -54,6 +56,20 @@ def test_only_the_first_token_of_a_segment_reads_the_memory_rows() -> None:
         costs.append(counter.get_total_flops())
     for number, cost in enumerate(costs):
         assert (cost > 20 * min(costs)) == (number % SEGMENT == 0)
+
+
+@torch.no_grad()
+def test_operations_per_token() -> None:
+    """Counted, not timed: calls that start work, for one token within a segment behind a full memory."""
+    decoder = make("lookahead")
+    opened = decoder.new_segment(2)
+    list(decoder.decode_tokens(text(2, 4 * SEGMENT + 1), opened))
+    list(decoder.decode_tokens(text(2, 1), opened))  # lays out the weights
+    token = text(2, 1)
+    with Counting() as counting:
+        list(decoder.decode_tokens(token, opened))
+    # 18 per layer, 6 for what the look-ahead will need of all layers but the last, 3 for embeddings.
+    assert counting.counts.launched <= 18 * len(decoder.layers) + 6 * (len(decoder.layers) - 1) + 3
 
 
 @every_kind
