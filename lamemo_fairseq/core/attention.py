@@ -109,9 +109,8 @@ class RelativeAttention(nn.Module):
         """Attends from the current tokens and, given ``previous_attention``, from the memory ahead.
 
         Args:
-            parts: h [B, M + N, D], whole or as the memory's slots and the segment; ``memory`` = M slots of it are older
-                than the segment; 0 where these stand in ``cache``, as in a further chunk of a segment that is decoded,
-                or are recomputed as tokens among others.
+            parts: h [B, M + N, D], whole or as memory and segment; ``memory`` = M slots of it are older, 0 where these
+                stand in ``cache``, as in a further chunk while decoding, or are recomputed as tokens among others.
             geometry: encodings and masks of this segment.
             biases: shared vectors.
             previous_attention: what the memory slots gathered before; None where they are only read.
@@ -124,10 +123,7 @@ class RelativeAttention(nn.Module):
         keys, values = self.project_keys(parts, cache)
         distances = self.project_distances(geometry, cache)
         first = memory if previous_attention is None else 0
-        asking = (
-            parts[-1] if len(parts) > 1 else parts[0][:, first:]
-        )  # slots that are a part of their own are only read
-        queries = self.split(self.q_proj(asking)) * self.head_dim**-0.5
+        queries = self.project_queries(parts, first)
         current = queries[:, :, memory - first :]
 
         # The only place where the path is chosen. Steps: for one look at the weights, for masks and keys that differ
@@ -151,11 +147,10 @@ class RelativeAttention(nn.Module):
         hidden_states = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
         attention_state = None if lse is None else Attention(output.detach(), lse)
         usage = weights.detach().mean(1).sum(1) if want_usage and weights is not None else None  # [B, T]
-        loss = None
-        if long_term is not None:
-            further, usage, loss = long_term(queries)
-            hidden_states = hidden_states + further
-        return AttentionOutput(hidden_states, attention_state, alpha, usage, loss)
+        if long_term is None:
+            return AttentionOutput(hidden_states, attention_state, alpha, usage, None)
+        further, usage, loss = long_term(queries)
+        return AttentionOutput(hidden_states + further, attention_state, alpha, usage, loss)
 
     def attend_left(
         self,
@@ -225,6 +220,11 @@ class RelativeAttention(nn.Module):
     def split(self, projected: Tensor) -> Tensor:
         """[B, n, H * d] -> [B, H, n, d]."""
         return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+
+    def project_queries(self, parts: Sequence[Tensor], first: int) -> Tensor:
+        """Scaled queries [B, H, n, d] of h in parts from slot ``first`` on; a part of the memory's own is only read."""
+        asking = parts[-1] if len(parts) > 1 else parts[0][:, first:]
+        return self.split(self.q_proj(asking)) * self.head_dim**-0.5
 
     def project_keys(self, parts: Sequence[Tensor], cache: Optional[Cache]) -> Tuple[Tensor, Tensor]:
         """Keys and values [B, H, T, d] of h [B, M + N, D] in parts, behind those of the cache."""
