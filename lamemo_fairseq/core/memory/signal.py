@@ -50,7 +50,7 @@ def midpoints(count: int, start: float, end: float, like: Tensor) -> Tensor:
 
 def design_matrix(past: int, new: int, tau: float, basis_functions: int) -> Tensor:
     """F^T [past + new, E], float64: the basis functions at ``past`` places in [0, tau] and ``new`` in [tau, 1]."""
-    wide = torch.zeros((), dtype=torch.float64)
+    wide = torch.zeros((), dtype=torch.float64, device="cpu")  # numbers, also where a model is only sketched (meta)
     places = torch.cat([midpoints(past, 0, tau, wide), midpoints(new, tau if past else 0, 1, wide)])
     return evaluate(places, basis_functions)
 
@@ -83,7 +83,7 @@ def regression(past: int, new: int, tau: float, basis_functions: int, ridge: flo
             f"choose {least:.0e} or more, e.g. 0.5"
         )
     design = design_matrix(past, new, tau, basis_functions)  # F^T, [past + new, E]
-    gram = design.T @ design + ridge * torch.eye(design.size(1), dtype=design.dtype)
+    gram = design.T @ design + ridge * torch.eye(design.size(1), dtype=design.dtype, device="cpu")
     return torch.linalg.solve(gram, design.T).T.to(device)
 
 
