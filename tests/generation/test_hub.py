@@ -109,17 +109,15 @@ def surroundings(hub: Hub, folder: Path) -> Dict[str, str]:
 
 
 FETCH = """
-import sys
 from lamemo_fairseq import LaMemoLanguageModel
 from lamemo_fairseq.core.errors import UsageError
-try:
-    lm = LaMemoLanguageModel.from_pretrained("me/{name}")
-except UsageError as error:
-    print(error)
-    sys.exit()
-print(lm.score("the value")["positional_scores"].tolist())
-print(LaMemoLanguageModel.from_pretrained({folder!r}).score("the value")["positional_scores"].tolist())
+for model in {models!r}:
+    try:
+        print(LaMemoLanguageModel.from_pretrained(model).score("the value")["positional_scores"].tolist())
+    except UsageError as error:
+        print(error)
 """
+LINE = "{} is no directory, and on the Hugging Face hub it cannot be had ("
 
 
 def test_a_model_goes_there_and_back(hub: Hub, exported: Path, tmp_path: Path) -> None:
@@ -139,12 +137,11 @@ def test_a_model_goes_there_and_back(hub: Hub, exported: Path, tmp_path: Path) -
     (exported / "notes.txt").unlink()
     assert hub.files == {path.name: path.read_bytes() for path in exported.iterdir()}
     hub.files["model.pt"] = b"a pickle"
-    found = fresh(FETCH.format(name="model", folder=str(exported)), tmp_path, **around).splitlines()
-    assert found[-1] == found[-2] and found[-1].startswith("[-")
+    models = ["me/model", str(exported), "me/other"]
+    fetched, own, other = fresh(FETCH.format(models=models), tmp_path, **around).splitlines()
+    assert fetched == own and fetched.startswith("[-")
     assert not list((tmp_path / "hf").rglob("model.pt"))
-    hub.files.clear()
-    (line,) = fresh(FETCH.format(name="other", folder=""), tmp_path, **around).splitlines()
-    assert line.startswith("me/other is no directory, and on the Hugging Face hub it cannot be had (")
+    assert other.startswith(LINE.format("me/other"))
 
 
 @pytest.mark.parametrize(
@@ -166,15 +163,15 @@ def test_mistakes(words: list, line: str, exported: Path, tmp_path: Path, capsys
     assert capsys.readouterr().err.startswith(f"lamemo push: {line.format(**places)}")
 
 
+@pytest.mark.slow  # an interpreter of its own, for a line that the test above has seen
 def test_nobody_answers(exported: Path, tmp_path: Path) -> None:
     """A closed port: one line, for both ways."""
     pytest.importorskip("huggingface_hub")
     with Hub() as closed:
         around = surroundings(closed, tmp_path)
-    (line,) = fresh(FETCH.format(name="model", folder=""), tmp_path, **around).splitlines()
-    assert line.startswith("me/model is no directory, and on the Hugging Face hub it cannot be had (")
-    code = f"from lamemo_fairseq.cli.main import main\nassert main(['push', {str(exported)!r}, 'me/model']) == 1"
-    fresh(code, tmp_path, **around)
+    push = f"from lamemo_fairseq.cli.main import main\nassert main(['push', {str(exported)!r}, 'me/model']) == 1"
+    (line,) = fresh(FETCH.format(models=["me/model"]) + push, tmp_path, **around).splitlines()
+    assert line.startswith(LINE.format("me/model"))
 
 
 def test_without_the_package(exported: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
