@@ -4,8 +4,9 @@
 #   bash scripts/gpu_check.sh [--device cuda|cpu] [--out gpu_check]
 #
 # First the tests marked gpu, then the benchmark: training steps at the paper's sizes in float32, float16 and bfloat16,
-# and decoding. With --device cpu the tests skip themselves and the smallest preset is timed, so that this file is tried
-# on any machine. Writes OUT.json and OUT.md.
+# eager and compiled, with tokens per second, share of the floor and peak; then training and decoding by memory length.
+# With --device cpu the tests skip themselves and a small model is timed, so that this file is tried on any machine.
+# Writes OUT.json and OUT.md; a test that fails stands there too, and is this command's exit status.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,14 +24,21 @@ if [ "$device" = cuda ] && ! "$PYTHON" -c "import torch, sys; sys.exit(not torch
     exit 1
 fi
 
-"$PYTHON" -m pytest -q -m gpu tests || [ $? -eq 5 ]  # 5: none was selected
-parts=(presets) threads=2
-if [ "$device" = cpu ]; then threads=1; else parts+=(decode train); fi
-{
-    echo "# gpu_check on $device, commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
-    echo
-    echo '```'
-    "$PYTHON" -m lamemo_fairseq benchmark "${parts[@]}" --device "$device" --threads "$threads" --json "$out.json"
-    echo '```'
-} | tee "$out.md"
+tests="$(mktemp)"
+trap 'rm -f "$tests"' EXIT
+failed=0
+"$PYTHON" -m pytest -q -m gpu tests 2>&1 | tee "$tests" || failed=$?
+
+notes=(
+    --note "scripts/gpu_check.sh --device $device, commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+    --note "$("$PYTHON" -c "import platform, torch
+card = torch.cuda.get_device_name() if '$device' == 'cuda' else platform.machine()
+print(f'{card}, torch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}')")"
+    --note "tests marked gpu: $(tail -n 1 "$tests")"
+)
+parts=(presets train decode eval) settings=(--repeats 5)
+if [ "$device" = cpu ]; then settings=(--repeats 1 --threads 1 --tiny); fi
+"$PYTHON" -m lamemo_fairseq benchmark "${parts[@]}" --device "$device" "${settings[@]}" "${notes[@]}" \
+    --json "$out.json" --markdown "$out.md"
 echo "gpu_check: wrote $out.json and $out.md"
+exit "$failed"

@@ -16,15 +16,9 @@ import torch
 
 from ..core.errors import UsageError
 from ..core.memory import KINDS
-from . import decode, paper, peers, presets, steps
+from . import decode, modes, paper, peers, presets, steps
 from .models import STANDARD, TINY
 from .table import Part, Table
-
-
-def time_presets(options: argparse.Namespace) -> Table:
-    """Training steps of the presets on the device that is there."""
-    where = torch.cuda.get_device_name() if options.device != "cpu" else "cpu (smallest preset)"
-    return Table(f"presets: measured on {where}", presets.HEAD, presets.rows(options.device, options.repeats))
 
 
 def count_paper(options: argparse.Namespace) -> Table:
@@ -41,7 +35,8 @@ def count_paper(options: argparse.Namespace) -> Table:
 PARTS: Dict[str, Part] = {
     "decode": decode.decode,
     "train": steps.train,
-    "presets": time_presets,
+    "presets": presets.time_presets,
+    "compile": modes.compare,
     "eval": steps.evaluate,
     "paper": count_paper,
     "peers": peers.peers,
@@ -56,11 +51,11 @@ def tables(options: argparse.Namespace) -> Iterator[Table]:
         yield PARTS[name](options)
 
 
-def write_json(path: Path, found: Sequence[Table]) -> None:
-    """Ratios by name, and the tables as printed."""
+def write_json(path: Path, found: Sequence[Table], notes: Sequence[str]) -> None:
+    """Ratios by name, the tables as printed, and notes of whoever started this."""
     shown = [{"title": one.title, "head": list(one.head), "rows": [list(row) for row in one.rows]} for one in found]
     ratios = {name: ratio for table in found for name, ratio in table.ratios.items()}
-    path.write_text(json.dumps({"ratios": ratios, "tables": shown}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"notes": notes, "ratios": ratios, "tables": shown}, indent=1) + "\n", encoding="utf-8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny model: shows that all of it runs, not how fast")
     parser.add_argument("--suite", choices=sorted(SUITES), help="parts that belong together")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write ratios and tables to this file too")
+    parser.add_argument("--markdown", type=Path, metavar="OUT", help="write notes and tables to this file too")
+    parser.add_argument("--note", action="append", default=[], help="a line to stand in these files")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the chosen parts' tables, and writes them to ``--json`` after each part: what is measured stays."""
+    """Prints the chosen parts' tables, and writes them to files after each part: what is measured stays."""
     options.parts = options.parts or list(SUITES.get(options.suite, ()))
     for name in options.parts:
         if name not in PARTS:
@@ -88,4 +85,7 @@ def run(options: argparse.Namespace) -> None:
         print(table, end="\n\n", flush=True)
         found.append(table)
         if options.json is not None:
-            write_json(options.json, found)
+            write_json(options.json, found, options.note)
+        if options.markdown is not None:
+            parts = [*(f"- {note}" for note in options.note), "", *(f"{one.markdown()}\n" for one in found)]
+            options.markdown.write_text("\n".join(parts), encoding="utf-8")

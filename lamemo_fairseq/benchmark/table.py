@@ -20,6 +20,11 @@ class Table:
         shown = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines]
         return "\n".join([self.title, *shown])
 
+    def markdown(self) -> str:
+        """The same as Markdown."""
+        lines = [self.head, ["---"] * len(self.head), *self.rows]
+        return "\n".join([f"{self.title}\n", *(f"| {' | '.join(line)} |" for line in lines)])
+
 
 #: from the options of ``lamemo benchmark`` to a table
 Part = Callable[[argparse.Namespace], Table]

@@ -38,6 +38,7 @@ def train(decoder: Any, segments: int, documents: bool = False) -> Tuple[Dict[st
     store, found, lengths = MemoryStore("test"), {}, []
     tokens = text(2, segments * SEGMENT + 1)
     graphs = [0]
+    torch.manual_seed(1)
     decoder.train()
     for k in range(segments):
         piece, targets = (tokens[:, k * SEGMENT + shift :][:, :SEGMENT] for shift in (0, 1))
@@ -100,13 +101,14 @@ def test_documents_are_traced_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow  # makes machine code, a minute or more
 @pytest.mark.parametrize("kind", ["lookahead", "recurrence"])
 def test_machine_code_gives_the_same_numbers(kind: str) -> None:
-    assert_equal(kind, segments=4, graphs=2)
+    """What dropout drops included: on a CPU the random numbers are those of eager layers."""
+    assert_equal(kind, segments=4, graphs=2, dropout=0.1, attention_dropout=0.1)
 
 
 @needs_compiler
 @pytest.mark.slow  # makes machine code, a minute or more
 def test_machine_code_with_checkpointed_activations() -> None:
-    assert_equal("lookahead", segments=4, graphs=2, checkpoint_activations=True)
+    assert_equal("lookahead", segments=4, graphs=2, checkpoint_activations=True, dropout=0.1)
 
 
 def test_what_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_unknown_parts_are_named() -> None:
     assert problem.startswith("lamemo benchmark: decoding is no part: choose of decode, ")
 
 
-@pytest.mark.slow  # it measures for half a minute
+@pytest.mark.slow  # it makes machine code for three models, a minute or more
 def test_gpu_check_runs_without_a_gpu(tmp_path: Path) -> None:
     """With the device named, so that it does not fall over at its first line where there is a GPU."""
     out = tmp_path / "report"
@@ -62,10 +63,20 @@ def test_gpu_check_runs_without_a_gpu(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    table = json.loads(out.with_suffix(".json").read_text())["tables"][0]
-    assert [row[:3] for row in table["rows"]] == [
-        ["lamemo_lm_small", kind, dtype]
-        for kind in ("lookahead", "recurrence")
+    found = json.loads(out.with_suffix(".json").read_text())
+    table = found["tables"][0]
+    assert [row[:4] for row in table["rows"]] == [
+        ["lamemo_lm_small", "lookahead", dtype, mode]
         for dtype in ("float32", "float16", "bfloat16")
+        for mode in ("eager", "compiled")
     ]
-    assert "ms/step" in out.with_suffix(".md").read_text()
+    for row in table["rows"]:  # times, speed, operations, floor; no row says that something failed
+        assert all(float(cell) > 0 for cell in row[4:8]) and row[8].endswith("%"), row
+    assert [note.split(" ")[0] for note in found["notes"]] == [
+        "scripts/gpu_check.sh",
+        f"{platform.machine()},",
+        "tests",
+    ]
+    assert "skipped" in found["notes"][2]
+    page = out.with_suffix(".md").read_text()
+    assert all(f"- {note}" in page for note in found["notes"]) and "| share of the floor |" in page
