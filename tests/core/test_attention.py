@@ -89,14 +89,16 @@ def test_weights_of_a_layer() -> None:
 def test_what_is_returned(fused: bool) -> None:
     one, h = layer(fused=fused), noise(2, 7, DIM)
     geometry, plain = positions().geometry(3, 4, 4, LIKE), positions(ahead=False).geometry(3, 4, 4, LIKE)
-    read_only = one(h, 4, plain, biases())
+    read_only = one((h,), 4, plain, biases())
     assert read_only.hidden_states.shape == (2, 3, DIM)
     assert read_only.attention_state is read_only.alpha is read_only.usage is read_only.loss is None
-    kept = one(h, 4, plain, biases(), want_lse=True)
+    kept = one((h,), 4, plain, biases(), want_lse=True)
     assert kept.attention_state is not None and kept.attention_state.lse.shape == (2, H, 3)
     assert torch.equal(kept.hidden_states, read_only.hidden_states) and kept.alpha is None
+    apart = one((h[:, :4], h[:, 4:]), 4, plain, biases())
+    torch.testing.assert_close(apart.hidden_states, read_only.hidden_states, **EXACT)
     assert not kept.attention_state.output.requires_grad and not kept.attention_state.lse.requires_grad
-    ahead = one(h, 4, geometry, biases(), previous_attention=earlier(4), want_lse=True)
+    ahead = one((h,), 4, geometry, biases(), previous_attention=earlier(4), want_lse=True)
     assert ahead.hidden_states.shape == (2, 7, DIM) and ahead.usage is None
     torch.testing.assert_close(ahead.hidden_states[:, 4:], read_only.hidden_states, **EXACT)
     assert ahead.alpha is not None and ahead.alpha.shape == (2, H, 4)
@@ -104,7 +106,7 @@ def test_what_is_returned(fused: bool) -> None:
     assert not ahead.attention_state.output.requires_grad
     # Nothing to look ahead from: as without.
     first = positions().geometry(3, 0, 0, LIKE)
-    begun = one(h[:, 4:], 0, first, biases(), previous_attention=earlier(0), want_lse=True)
+    begun = one((h[:, 4:],), 0, first, biases(), previous_attention=earlier(0), want_lse=True)
     assert begun.hidden_states.shape == (2, 3, DIM) and begun.alpha is None
 
 
@@ -120,18 +122,18 @@ def test_a_probe_is_shown_weights_mask_and_alpha(fused: bool) -> None:
     one, h, probe = layer(fused=fused), noise(2, 7, DIM), Seen()
     geometry = positions().geometry(3, 4, 4, LIKE)
     flags: Any = {"previous_attention": earlier(4), "want_lse": True}
-    looked = one(h, 4, geometry, biases(), **flags, probe=probe)
+    looked = one((h,), 4, geometry, biases(), **flags, probe=probe)
     assert probe.weights.shape == (2, H, 3, 7) and probe.attn_mask is geometry.attn_mask
     torch.testing.assert_close(probe.weights.sum(-1), torch.ones(2, H, 3, dtype=torch.float64), **EXACT)
     assert (probe.weights[:, :, 0, 5:] == 0).all() and probe.alpha is looked.alpha is not None
-    torch.testing.assert_close(looked.hidden_states, one(h, 4, geometry, biases(), **flags).hidden_states, **EXACT)
+    torch.testing.assert_close(looked.hidden_states, one((h,), 4, geometry, biases(), **flags).hidden_states, **EXACT)
     plain = positions(ahead=False).geometry(3, 4, 4, LIKE)
-    one(h, 4, plain, biases(), probe=probe)
+    one((h,), 4, plain, biases(), probe=probe)
     assert probe.alpha is None
-    values = one.project_keys(h, None)[1]
+    values = one.project_keys((h,), None)[1]
     mixed = (probe.weights @ values).transpose(1, 2).flatten(2) @ one.out_proj.weight.T
-    torch.testing.assert_close(one(h, 4, plain, biases()).hidden_states, mixed, **EXACT)
-    used = one(h, 4, plain, biases(), want_usage=True)
+    torch.testing.assert_close(one((h,), 4, plain, biases()).hidden_states, mixed, **EXACT)
+    used = one((h,), 4, plain, biases(), want_usage=True)
     assert used.usage is not None and not used.usage.requires_grad
     torch.testing.assert_close(used.usage, probe.weights.mean(1).sum(1), **EXACT)
 
@@ -147,7 +149,7 @@ def test_what_a_long_term_memory_returns_is_added(fused: bool) -> None:
         asked.append(queries)
         return further
 
-    got, alone = one(h, 4, plain, biases(), long_term=long_term), one(h, 4, plain, biases())
+    got, alone = one((h,), 4, plain, biases(), long_term=long_term), one((h,), 4, plain, biases())
     torch.testing.assert_close(got.hidden_states, alone.hidden_states + further.hidden_states, **EXACT)
     assert got.usage is further.usage and got.loss is further.loss
     queries = (h[:, 4:] @ one.q_proj.weight.T).view(2, 3, H, D).transpose(1, 2) / D**0.5
@@ -158,7 +160,7 @@ def test_what_a_long_term_memory_returns_is_added(fused: bool) -> None:
 def test_a_segment_in_chunks_reads_what_is_cached(encoding: str) -> None:
     one, h = layer(encoding=encoding), noise(2, 9, DIM)
     at, shared = positions(encoding, ahead=False), biases(encoding, ahead=False)
-    whole = one(h, 4, at.geometry(5, 4, 4, LIKE), shared).hidden_states
+    whole = one((h,), 4, at.geometry(5, 4, 4, LIKE), shared).hidden_states
     cache = Cache(9)
     found = []
     for before, chunk in ((0, 2), (2, 1), (3, 2)):
@@ -166,17 +168,17 @@ def test_a_segment_in_chunks_reads_what_is_cached(encoding: str) -> None:
         start = 4 + before if before else 0
         rows = h[:, start : 4 + before + chunk]
         distances = cache.distances
-        found.append(one(rows, 0 if before else 4, geometry, shared, cache=cache).hidden_states)
+        found.append(one((rows,), 0 if before else 4, geometry, shared, cache=cache).hidden_states)
         assert cache.keys.length == cache.values.length == 4 + before + chunk
         assert before == 0 or cache.distances is distances, "distances are projected once"
     torch.testing.assert_close(torch.cat(found, dim=1), whole, **EXACT)
     assert (cache.distances is None) == (encoding == "absolute")
     assert cache.zero_distance_index == 9 and cache.keys.capacity == cache.values.capacity == 9
-    keys, values = one.project_keys(h, None)
+    keys, values = one.project_keys((h,), None)
     order = torch.tensor([1, 1, 0])
     for chosen in (torch.arange(2), order):
-        torch.testing.assert_close(cache.keys.filled(), keys[chosen], **EXACT)
-        torch.testing.assert_close(cache.values.filled(), values[chosen].transpose(-2, -1), **EXACT)
+        torch.testing.assert_close(cache.keys.filled(), keys[chosen].transpose(0, 1), **EXACT)
+        torch.testing.assert_close(cache.values.filled(), values[chosen].permute(1, 0, 3, 2), **EXACT)
         cache.select(order)
     if cache.distances is not None:
         turned = cache.relative_keys_t()
@@ -190,7 +192,7 @@ def test_the_path_changes_nothing_where_half_of_the_memory_is_in_sight() -> None
         geometry = positions().geometry(3, 6, written, LIKE)
         assert geometry.ahead is not None and (geometry.ahead.rising is None) == (written == 2)
         got = [
-            layer(fused=fused)(noise(2, 9, DIM), 6, geometry, biases(), previous_attention=earlier(6), want_lse=True)
+            layer(fused=fused)((noise(2, 9, DIM),), 6, geometry, biases(), previous_attention=earlier(6), want_lse=True)
             for fused in (True, False)
         ]
         torch.testing.assert_close(got[0].hidden_states, got[1].hidden_states, **EXACT)
@@ -218,7 +220,7 @@ def test_scores_of_learned_distances() -> None:
     table = one.table
     assert table is not None
     geometry, probe = positions("shaw", ahead=False).geometry(3, 4, 4, LIKE), Seen()
-    one(h, 4, geometry, biases("shaw", ahead=False), probe=probe)
+    one((h,), 4, geometry, biases("shaw", ahead=False), probe=probe)
     q, k = ((h @ w.T).view(7, H, D) for w in (one.q_proj.weight, one.kv_proj.weight[: H * D]))
     for head in range(H):
         for n in range(3):
@@ -238,8 +240,8 @@ def test_the_look_ahead_drops_too(fused: bool, written: int) -> None:
     one, h = layer(dropout=0.5, fused=fused), noise(2, 7, DIM)
     geometry = positions().geometry(3, 4, written, LIKE)
     flags: Any = {"previous_attention": earlier(4), "want_lse": True}
-    plain = layer(fused=fused)(h, 4, geometry, biases(), **flags).hidden_states
-    assert torch.equal(one(h, 4, geometry, biases(), **flags).hidden_states, plain)
+    plain = layer(fused=fused)((h,), 4, geometry, biases(), **flags).hidden_states
+    assert torch.equal(one((h,), 4, geometry, biases(), **flags).hidden_states, plain)
     torch.manual_seed(1)
-    dropped = one.train()(h, 4, geometry, biases(), **flags).hidden_states
+    dropped = one.train()((h,), 4, geometry, biases(), **flags).hidden_states
     assert (dropped - plain)[:, :4].abs().max() > 1e-3 and (dropped - plain)[:, 4:].abs().max() > 1e-3

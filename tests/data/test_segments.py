@@ -165,7 +165,7 @@ def test_a_batch_by_its_entries() -> None:
         "start_indices": [3, 3],
         "remembered": [[1] * 5, [1, 1, 1, 1, 0]],
         "context_tokens": 3,
-        "stream": "train",
+        "split": "train",
         "src_tokens": [[0, 1, 2, 3, 4], [6, 7, 8, 9, 98]],
         "src_lengths": [5, 4],
         "segment": 2,

@@ -253,7 +253,7 @@ def test_a_plans_batches() -> None:
     assert isinstance(batches.batches, Attached) and len(batches) == len(batches.batches) == 2
     account = batches.tally
     assert (account.pad, account.memory, account.score.targets) == (PAD, 4, 10)
-    assert account.positions.shape == (2, 3) and account.spelling.pieces
+    assert account.positions.shape == (2, 3) and account.spelling.uses_subwords
     stores = []
     for one in batches:
         stores.append(one["net_input"].pop("stream"))

@@ -92,12 +92,13 @@ def test_the_criterion_must_leave_no_loss_out() -> None:
 
 
 def test_accuracy_is_logged_where_it_was_counted() -> None:
-    counted = [{"loss": 1.0, "ntokens": 3, "sample_size": 3, "n_correct": 2}, {**LOGS[1], "n_correct": 0}, LOGS[2]]
+    one = {"loss": 1.0, "ntokens": 9, "sample_size": 9, "n_correct": 2, "n_answers": 3}
+    counted = [one, {**LOGS[1], "n_correct": 0, "n_answers": 2}, LOGS[2]]
     with metrics.aggregate(new_root=True) as found:
         MemoryCrossEntropyCriterion.reduce_metrics(counted)
     assert found.get_smoothed_values()["accuracy"] == 40.0 and found["accuracy"].count == 5
     with metrics.aggregate(new_root=True) as found:
-        MemoryCrossEntropyCriterion.reduce_metrics([{"loss": 1.0, "ntokens": 3, "sample_size": 3, "n_correct": 1}])
+        MemoryCrossEntropyCriterion.reduce_metrics([{**one, "n_correct": 1}])
     assert found.get_smoothed_values()["accuracy"] == 33.33
     with metrics.aggregate(new_root=True) as found:
         MemoryCrossEntropyCriterion.reduce_metrics(LOGS)
