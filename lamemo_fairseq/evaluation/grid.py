@@ -113,7 +113,7 @@ def score_grid(
         split: the file of tokens that is scored.
         score: scores a cell; the text is the title of its progress bar.
     """
-    digests = {path: digest(path) for path in {*args.path, split}}
+    digests = {path: digest(path) for path in dict.fromkeys([*args.path, split])}
     finished = report.read(args.results_path)
     results = []
     for number, cell in enumerate(cells, start=1):
