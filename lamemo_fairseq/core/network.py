@@ -137,6 +137,7 @@ class MemoryTransformer(nn.Module):
         state = empty if state is None else state.like(empty)
         geometry = self.geometry(x, state, documents)
         if self.compiles and self.training and tokens.size(1) == self.segment_length and probe is None:
+            state = state.map(Tensor.contiguous)  # a graph belongs to one layout too, and some kinds cut theirs out
             layers = run_compiled(MemoryTransformer.forward_layers, x.device, self, x, state, geometry, documents)
         else:
             layers = self.forward_layers(x, state, geometry, documents, probe)
