@@ -61,10 +61,15 @@ def compiled(function: Callable[..., Any], device: torch.device, backend: str) -
 def run_compiled(function: Callable[..., Any], device: torch.device, *arguments: Any) -> Any:
     """The result of ``function`` for ``arguments``, by compiled code; ``UsageError`` where it cannot be made."""
     call = compiled(function, device, BACKEND)
-    from torch._dynamo.exc import TorchDynamoException  # loads the compiler, which nobody else needs
+    # These load the compiler, which nobody else needs.
+    import torch._dynamo.config as settings
+    from torch._dynamo.exc import TorchDynamoException
 
     try:
-        return call(*arguments)
+        # Inside of DistributedDataParallel torch would cut the graph at its buckets, which fails where activations are
+        # checkpointed.
+        with settings.patch(optimize_ddp=False):  # type: ignore[attr-defined]
+            return call(*arguments)
     except TorchDynamoException as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"--compile cannot compile this model ({reason}): leave it out") from error

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import pytest
@@ -110,6 +111,28 @@ def test_machine_code_gives_the_same_numbers(kind: str) -> None:
 @pytest.mark.slow  # makes machine code, a minute or more
 def test_machine_code_with_checkpointed_activations() -> None:
     assert_equal("lookahead", segments=4, graphs=2, checkpoint_activations=True, dropout=0.1)
+
+
+@pytest.mark.slow  # as above
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_inside_of_distributed_data_parallel(
+    checkpointed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Torch's own, which fairseq takes on GPUs and cannot on a CPU; one process, and buckets of a few weights."""
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        gradients = []
+        for flags in ({}, {"compile": True}):
+            decoder = make("lookahead", checkpoint_activations=checkpointed, **SMALL, **flags).train()
+            parallel = torch.nn.parallel.DistributedDataParallel(decoder, bucket_cap_mb=0.001)
+            parallel(text(2, SEGMENT))[0].pow(2).sum().backward()
+            gradients.append({name: p.grad for name, p in decoder.named_parameters() if p.grad is not None})
+    finally:
+        torch.distributed.destroy_process_group()
+    assert gradients[0].keys() == gradients[1].keys() and counters["stats"]["unique_graphs"] == 1
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, **EXACT)
 
 
 def test_what_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

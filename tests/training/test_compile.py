@@ -29,13 +29,11 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(data, tmp_path):
 
 @needs_compiler
 @pytest.mark.slow  # as above
-@pytest.mark.parametrize("backend", ["legacy_ddp", "pytorch_ddp"])
-def test_two_ranks_train_as_one_that_does_not_compile(data, tmp_path, backend):
+def test_two_ranks_train_as_one_that_does_not_compile(data, tmp_path):
     still = ["--dropout", 0, "--attention-dropout", 0, "--max-update", 8]
     one = train(data, tmp_path / "one", *FLAGS[1:], *still)[0].succeed()
-    rank_flags = [["--ddp-backend", backend]] * 2
     flags = [*FLAGS, *still, "--batch-size", 2, "--checkpoint-activations"]
-    two = [c.succeed(PATIENCE) for c in train(data, tmp_path / "two", *flags, ranks=2, rank_flags=rank_flags)]
+    two = [c.succeed(PATIENCE) for c in train(data, tmp_path / "two", *flags, ranks=2)]
     assert "training on 2 devices" in two[0]
     assert losses(one).keys() == losses(two[0]).keys()
     for update, loss in losses(one).items():
