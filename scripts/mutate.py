@@ -57,8 +57,8 @@ FILES: Dict[str, List[str]] = {
     "evaluation/plan.py": ["tests/evaluation/test_account.py", "tests/evaluation/test_scoring.py"],
     "plugin/criterion.py": ["tests/plugin/test_criterion_by_hand.py", "tests/plugin/test_criterion.py"],
 }
-#: of processor time, for a first look at a mutant
-QUICK = 4.0
+#: seconds of processor time: for a first look at a mutant, and of a case that is never left out of that
+QUICK, CHEAP = 4.0, 0.08
 
 
 class Runner:
@@ -122,7 +122,7 @@ class Runner:
         )
 
     def some_of(self, items: List[Any], name: str, seconds: Dict[str, float]) -> List[Any]:
-        """Of the items of each test function the fastest and two others, as many as run in ``QUICK`` seconds."""
+        """Cheap items, and of each test function the fastest and two others: as many as run in ``QUICK`` seconds."""
         others = random.Random(name).sample(items, len(items))
         wanted: Dict[str, List[Any]] = {}
         for item in items:
@@ -131,7 +131,8 @@ class Runner:
             group = wanted[item.location[0] + item.originalname]
             if len(group) < 3 and item not in group:
                 group.append(item)
-        chosen = [item for item in items if item in wanted[item.location[0] + item.originalname]]
+        group_of = {item: wanted[item.location[0] + item.originalname] for item in items}
+        chosen = [item for item in items if seconds[item.nodeid] < CHEAP or item in group_of[item]]
         spent = list(itertools.accumulate(seconds[item.nodeid] for item in chosen))
         return [item for item, until in zip(chosen, spent) if until <= max(QUICK, spent[0])]
 

@@ -93,3 +93,12 @@ def test_a_batch_with_its_store() -> None:
     assert got == {"id": [7], "net_input": {"segment": 4, "stream": made}}
     assert batch == {"id": [7], "net_input": {"segment": 4}}, "the batch itself is left alone"
     assert attach({}, made) == {}
+
+
+def test_segment_nought_continues_what_was_put_before_it_alone() -> None:
+    """As where a state is handed in to begin with; what segment 0 left itself is of another pass."""
+    given = store(segment=-1)
+    left = given.latest(DECODER)
+    assert left is not None and recalled(given, 0, 2) is left.state and given.latest(DECODER) is left
+    again = store(segment=0)
+    assert recalled(again, 0, 2) is None and again.latest(DECODER) is None
