@@ -4,6 +4,8 @@ Both sides are float64: 1e-10 leaves the order of sums a factor of a thousand. W
 grid, its own error is far below the tolerance: the midpoint rule converges exponentially for such functions.
 """
 
+import math
+
 import pytest
 import reference_family as reference
 import torch
@@ -299,6 +301,9 @@ def test_a_fit_that_would_be_singular_is_refused(basis_functions: int) -> None:
     sizes = (basis_functions, 150, 0.75, basis_functions)
     least = signals.smallest_ridge(*sizes)
     assert least < 1e-4, "the default is far above"
+    design = signals.design_matrix(basis_functions, 150, 0.75, basis_functions)
+    largest = float(torch.linalg.matrix_norm(design.T @ design, ord=math.inf))
+    assert least == pytest.approx(basis_functions * torch.finfo(torch.float64).eps * largest, rel=1e-9)
     with pytest.raises(UsageError, match=f"--long-term-ridge .* is too small for {basis_functions} basis functions"):
         signals.regression(*sizes, least / 2, torch.device("cpu"))
     fit = signals.regression(*sizes, least, torch.device("cpu"))

@@ -55,14 +55,28 @@ def design_matrix(past: int, new: int, tau: float, basis_functions: int) -> Tens
     return evaluate(places, basis_functions)
 
 
+@lru_cache(maxsize=64)
 def smallest_ridge(past: int, new: int, tau: float, basis_functions: int) -> float:
     """The penalty below which F F^T + ridge I is singular in float64: E eps |F F^T|, the error of F F^T itself.
 
-    |.| is the maximum norm of rows, at least the spectral one.
+    |.| is the largest sum of a row, at least the spectral norm: sum_s psi_i(s) sum_j psi_j(s), as no psi is negative.
+    In plain numbers, since a model may be built on tensors that hold none.
     """
-    design = design_matrix(past, new, tau, basis_functions)
-    largest = torch.linalg.matrix_norm(design.T @ design, ord=math.inf)
-    return float(basis_functions * torch.finfo(design.dtype).eps * largest)
+    each = basis_functions // len(WIDTHS)
+    stretch = max(1.0, 1 / (each - 1) / max(WIDTHS))
+    functions = [(number / (each - 1), stretch * width) for width in WIDTHS for number in range(each)]
+    start = tau if past else 0.0
+    places = [tau * (number + 0.5) / past for number in range(past)]
+    places += [start + (1 - start) * (number + 0.5) / new for number in range(new)]
+    rows = [0.0] * basis_functions
+    for place in places:
+        heights = [
+            math.exp(-(((place - centre) / width) ** 2) / 2) / (math.sqrt(2 * math.pi) * width)
+            for centre, width in functions
+        ]
+        total = sum(heights)
+        rows = [row + height * total for row, height in zip(rows, heights)]
+    return basis_functions * float(torch.finfo(torch.float64).eps) * max(rows)
 
 
 @lru_cache(maxsize=16)
