@@ -95,7 +95,8 @@ class FastDecodeLayer:
         if self.vectors is None:
             scores = torch.bmm(keys, q.view(H * B, 1, d).mT).view(H * B, 1, T - first)
         else:
-            content, position = (q + self.vectors).unbind(0)  # [H, B, d] each
+            # Autocast leaves the sum as wide as the vectors, and knows no product that is added in place.
+            content, position = (q + self.vectors).to(keys.dtype).unbind(0)  # [H, B, d] each
             end = cache.zero_distance_index + 1
             R = cache.relative_keys_t()[:, :, end - T + first : end]  # [H, d, T]
             scores = torch.bmm(position, R).view(H * B, 1, T - first)

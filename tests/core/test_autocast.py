@@ -4,7 +4,7 @@ from typing import Any, Dict, Tuple
 
 import pytest
 import torch
-from family import KINDS, make, pieces, text
+from family import KINDS, SEGMENT, make, pieces, text
 from torch import Tensor
 
 from lamemo_fairseq.core.memory import MemoryState
@@ -68,3 +68,17 @@ def test_densities_are_no_products_of_16_bits() -> None:
     for one, other in zip(got, (mean, variance)):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_decoding_under_autocast(kind: str) -> None:
+    """Token by token in mixed precision, through the short way too: within twice what whole segments err."""
+    decoder, tokens = make(kind).float(), text(2, 3 * SEGMENT + 2)
+    exact = torch.cat(list(decoder.decode_tokens(tokens, decoder.new_segment(2))), dim=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        opened = decoder.new_segment(2)
+        whole = torch.cat(list(decoder.decode_tokens(tokens, decoder.new_segment(2))), dim=1)
+        found = [features for token in tokens.split(1, dim=1) for features in decoder.decode_tokens(token, opened)]
+    error = (torch.cat(found, dim=1) - exact).norm()
+    assert error < 2 * (whole - exact).norm(), (float(error), float((whole - exact).norm()))

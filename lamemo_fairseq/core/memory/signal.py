@@ -68,12 +68,9 @@ def smallest_ridge(past: int, new: int, tau: float, basis_functions: int) -> flo
     start = tau if past else 0.0
     places = [tau * (number + 0.5) / past for number in range(past)]
     places += [start + (1 - start) * (number + 0.5) / new for number in range(new)]
-    rows = [0.0] * basis_functions
+    norm, rows = math.sqrt(2 * math.pi), [0.0] * basis_functions
     for place in places:
-        heights = [
-            math.exp(-(((place - centre) / width) ** 2) / 2) / (math.sqrt(2 * math.pi) * width)
-            for centre, width in functions
-        ]
+        heights = [math.exp(-(((place - mean) / width) ** 2) / 2) / (norm * width) for mean, width in functions]
         total = sum(heights)
         rows = [row + height * total for row, height in zip(rows, heights)]
     return basis_functions * float(torch.finfo(torch.float64).eps) * max(rows)
