@@ -35,6 +35,7 @@ def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # or the notebook's figures would go nowhere
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     place = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=900, kernel_name="python3", resources=place).execute()

@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy of what it is made from."""
     folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT / "lamemo_fairseq", folder / "lamemo_fairseq", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
+    for name in ("setup.py", "lamemo_command.py", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, folder)
     flags = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder / "dist"]
     done([sys.executable, "-m", "pip", "wheel", *flags, folder])
