@@ -82,10 +82,10 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 
 
 def test_everything_of_the_package_is_in_the_wheel(wheel: Path) -> None:
-    """Modules and data: each file of the folder, and nothing beside it."""
+    """Modules and data: each file of the folder, and the command beside it."""
     package = ROOT / "lamemo_fairseq"
     files = {path.relative_to(ROOT).as_posix() for path in package.rglob("*") if path.is_file()}
-    expected = {name for name in files if "__pycache__" not in name}
+    expected = {name for name in files if "__pycache__" not in name} | {"lamemo_command.py"}
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name for name in names if ".dist-info/" not in name} == expected
