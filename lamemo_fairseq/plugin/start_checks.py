@@ -31,12 +31,20 @@ def check_beginning(cfg: Any, trainer: Any) -> None:
     start = saved_run.start_of(cfg, trainer.checkpoint_suffix)
     if start.path is None or is_exported(start.path) or not os.path.isfile(start.path):
         return
-    files.check(start.path)
     state = saved_run.peek(start.path)
     if state is None:
         return  # fairseq's own loader says what is wrong
-    saved_run.check_form(state, start.path, training=start.whole)
-    saved_run.check_flags(state, start.path, trainer.cfg, start, trainer.get_model().state_dict())
+    try:
+        check_saved(state, start.path, start, trainer)
+    except UsageError:
+        files.check(start.path)  # damage is named as such; what is whole is read through once, by its loader
+        raise
+
+
+def check_saved(state: Any, path: str, start: saved_run.Start, trainer: Any) -> None:
+    """Raises ``UsageError`` where a checkpoint's ``state`` is not one that this training can begin with."""
+    saved_run.check_form(state, path, training=start.whole)
+    saved_run.check_flags(state, path, trainer.cfg, start, trainer.get_model().state_dict())
     dictionary = state.get("task_state", {}).get("dictionary")
     if dictionary is not None and isinstance(trainer.task, MemoryLanguageModelingTask):
         check_same(dictionary, trainer.task.dictionary, str(trainer.task.cfg.data))

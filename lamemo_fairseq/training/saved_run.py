@@ -6,7 +6,6 @@ assertion, another width "please ensure that the architectures match".
 
 import inspect
 import os
-import pickle
 import zipfile
 from argparse import Namespace
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set
@@ -69,12 +68,15 @@ def start_of(cfg: Any, suffix: str) -> Start:
 
 
 def peek(path: str) -> Any:
-    """A checkpoint's content, read as little as torch allows; None where torch's safe loader refuses it."""
+    """A checkpoint's content, read as little as torch allows; None where torch's safe loader refuses it.
+
+    Nothing is said of why: the file has not been checked, and in a damaged one anything may be wrong.
+    """
     lazily = zipfile.is_zipfile(path) and "mmap" in inspect.signature(torch.load).parameters
     options: Dict[str, Any] = {"mmap": True} if lazily else {}
     try:
         return torch.load(path, map_location="cpu", weights_only=True, **options)
-    except (pickle.UnpicklingError, RuntimeError, AttributeError):
+    except Exception:
         return None
 
 

@@ -141,6 +141,17 @@ def test_another_form_is_one_line(data, saved, tmp_path, form):
         assert told in refused(command.fail())
 
 
+def test_damage_that_looks_like_another_form_is_called_damage(data, saved, tmp_path):
+    """A byte of a key: torch's loader reads the file without complaint, and only its checksum is wrong."""
+    folder = place(saved, tmp_path / "run")
+    path = folder / "checkpoint_last.pt"
+    whole = path.read_bytes()
+    assert whole.count(b"optimizer_history") == 1
+    path.write_bytes(whole.replace(b"optimizer_history", b"optimizer_hystory"))
+    line = refused(train(data, folder, "--max-update", 4)[0].fail())
+    assert line.startswith(f"error: {path} is truncated or damaged")
+
+
 def test_two_trainings_in_one_directory(data, tmp_path):
     """The second is refused, with the first's process and host, also where it has ranks; once that is killed, not."""
     folder = tmp_path / "run"
