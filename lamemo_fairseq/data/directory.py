@@ -29,27 +29,28 @@ class SplitFiles:
     """The files of a split, as they were when it was loaded.
 
     Attributes:
-        prefix: their path without ``.bin`` and ``.idx``.
         found: of each file its size in bytes and its number in the file system: another file may take its name.
     """
 
-    prefix: str
     found: Dict[str, Tuple[int, int]]
 
     @staticmethod
-    def of(prefix: str) -> "SplitFiles":
-        """Looks at the files now.
+    def of(*prefixes: str) -> "SplitFiles":
+        """Looks at the files now. ``prefixes`` are their paths without ``.bin`` and ``.idx``.
 
         Raises:
-            UsageError: one is shorter than the index says.
+            UsageError: one is shorter than its index says.
         """
-        found = {path: size_and_number(path) for path in (f"{prefix}.bin", f"{prefix}.idx") if os.path.exists(path)}
-        index, data = f"{prefix}.idx", f"{prefix}.bin"
-        needed = sizes_by_index(index) if index in found else None
-        for path, least in zip((index, data), needed or ()):
-            if path in found and found[path][0] < least:
-                raise UsageError(f"{path} is cut short ({found[path][0]} of {least} bytes): preprocess the data again")
-        return SplitFiles(prefix, found)
+        found = {}
+        for prefix in prefixes:
+            index, data = f"{prefix}.idx", f"{prefix}.bin"
+            found.update({path: size_and_number(path) for path in (index, data) if os.path.exists(path)})
+            for path, least in zip((index, data), (sizes_by_index(index) if index in found else None) or ()):
+                if path in found and found[path][0] < least:
+                    raise UsageError(
+                        f"{path} is cut short ({found[path][0]} of {least} bytes): preprocess the data again"
+                    )
+        return SplitFiles(found)
 
     def check(self) -> None:
         """Raises ``UsageError`` where a file has become shorter, so that reading on would end the process."""
@@ -93,8 +94,10 @@ def sizes_by_index(path: str) -> Optional[Tuple[int, int]]:
     return whole, start + length * TOKEN_BYTES[code]
 
 
-def load_split(directory: str, split: str, dictionary: Dictionary, form: Optional[str], combine: bool) -> Text:
-    """A split as one text.
+def load_split(
+    directory: str, split: str, dictionary: Dictionary, form: Optional[str], combine: bool
+) -> Tuple[Text, SplitFiles]:
+    """A split as one text, and the files that it is read from.
 
     Args:
         directory: that fairseq-preprocess made.
@@ -111,12 +114,11 @@ def load_split(directory: str, split: str, dictionary: Dictionary, form: Optiona
         raise UsageError(no_split(split, directory))
     if os.path.getsize(f"{path}.bin") == 0:
         raise UsageError(f"split {split} in {directory} is empty: preprocess some text")
-    parts = 1
-    while combine and os.path.exists(f"{path}{parts}.bin"):
-        SplitFiles.of(f"{path}{parts}")
-        parts += 1
-    SplitFiles.of(path)
-    return Text(data_utils.load_indexed_dataset(path, dictionary, form, combine=combine), split)
+    parts = [path]
+    while combine and os.path.exists(f"{path}{len(parts)}.bin"):
+        parts.append(f"{path}{len(parts)}")
+    files = SplitFiles.of(*parts)
+    return Text(data_utils.load_indexed_dataset(path, dictionary, form, combine=combine), split), files
 
 
 def no_split(split: str, folder: str) -> str:

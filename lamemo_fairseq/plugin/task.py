@@ -1,7 +1,6 @@
 """The task: fairseq's hooks for language modeling with memory. No tensor mathematics here."""
 
 import logging
-import os
 from functools import partial
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
@@ -126,8 +125,8 @@ class MemoryLanguageModelingTask(GenerationHooks):
             warn_of_other_segments(self.cfg.tokens_per_sample, task_cfg["tokens_per_sample"])
         paths = utils.split_paths(self.cfg.data)
         directory = paths[(epoch - 1) % len(paths)]
-        self.datasets[split] = load_split(directory, split, self.dictionary, self.cfg.dataset_impl, combine)
-        self.files[split] = SplitFiles.of(os.path.join(directory, split))
+        text, files = load_split(directory, split, self.dictionary, self.cfg.dataset_impl, combine)
+        self.datasets[split], self.files[split] = text, files
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
         """Looks whether the data is still there, before an epoch reads it."""

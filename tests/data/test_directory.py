@@ -64,6 +64,21 @@ def test_commands_refuse_it_in_one_line(data, tmp_path, suffix) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["bin", "idx"])
+def test_every_part_of_a_combined_split_is_looked_at(data, suffix) -> None:
+    for end in ("bin", "idx"):
+        (data / f"train1.{end}").write_bytes((data / f"valid.{end}").read_bytes())
+    task = MemoryLanguageModelingTask.setup_task(task_config(data))
+    task.load_dataset("train", combine=True)
+    task.begin_epoch(1, None)
+    part = data / f"train1.{suffix}"
+    os.truncate(part, part.stat().st_size - 1)
+    with pytest.raises(UsageError, match=rf"train1\.{suffix} has shrunk"):
+        task.begin_epoch(2, None)
+    with pytest.raises(UsageError, match=rf"train1\.{suffix} is cut short"):
+        task.load_dataset("train", combine=True)
+
+
+@pytest.mark.parametrize("suffix", ["bin", "idx"])
 def test_an_epoch_does_not_begin_on_what_has_shrunk(data, suffix) -> None:
     task = MemoryLanguageModelingTask.setup_task(task_config(data))
     task.load_dataset("train")

@@ -102,6 +102,18 @@ def test_ranks_add_up_and_shards_say_which_part_they_are(corpus: Path, checkpoin
     assert nats / found["whole"]["scored"] == pytest.approx(found["whole"]["loss"], abs=2e-6)
 
 
+def test_other_segments_than_in_training_are_said(corpus: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Segments of 16, with a window or without one, are as in training, and so are 16 new tokens behind a window."""
+    cases = {"same": [], "window": ["--context-window", 5], "new": ["--tokens-per-sample", 21, "--context-window", 5]}
+    other = {"shorter": ["--tokens-per-sample", 12], "both": ["--tokens-per-sample", 20, "--context-window", 5]}
+    running = {name: eval_lm(corpus, checkpoint, tmp_path / name, *more) for name, more in {**cases, **other}.items()}
+    found = {
+        name: re.findall(r"--tokens-per-sample (\d+), but the .* with (\d+)", one.succeed())
+        for name, one in running.items()
+    }
+    assert found == {"same": [], "window": [], "new": [], "shorter": [("12", "16")], "both": [("20", "16")]}
+
+
 @pytest.fixture()
 def strangers(corpus: Path, tmp_path: Path) -> Dict[str, Path]:
     """Data that do not fit the checkpoint: another order of symbols, a symbol more, nothing to score."""
