@@ -4,7 +4,7 @@ import logging
 from typing import Any, Mapping
 
 from ..core.errors import UsageError
-from .resume import Resumption, StreamIterator, flag
+from .resume import Resumption, StreamIterator, changed_flags, flag
 from .train_step import TrainingMemory
 
 logger = logging.getLogger(__name__)
@@ -38,13 +38,10 @@ def carry_memory(
             f"--finetune-memory: {path} holds the memory of {streams['rows']} streams (--batch-size times ranks), "
             f"where {rows} are trained: choose as many"
         )
-    made_with = model.decoder.memory.made_with
-    changed = [name for name in made_with if saved["made_with"].get(name) != made_with[name]]
+    changed = changed_flags(saved, model.decoder.memory)
     if changed:
-        raise UsageError(
-            f"--finetune-memory: {path} holds the memory of another model, with "
-            + ", ".join(f"--{flag(name)} {saved['made_with'].get(name)}" for name in changed)
-        )
+        flags = ", ".join(f"--{flag(name)} {was}" for name, (was, _) in changed.items())
+        raise UsageError(f"--finetune-memory: {path} holds the memory of another model, with {flags}")
     if saved["documents"] is not None or iterator.dataset.documents is not None:
         raise UsageError(
             "--finetune-memory goes with --memory-reset never alone, in both trainings: documents are numbered by text"

@@ -8,14 +8,14 @@ the memory was left out, the segments before are read again, and one line says s
 import hashlib
 import logging
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
 from fairseq import utils
 from fairseq.optim import AMPOptimizer
 
-from ..core.memory import MemoryState
+from ..core.memory import Memory, MemoryState
 from ..data.iterator import OrderedBatches
 from ..data.layout import Layout
 from ..data.memory_store import CommittedState, MemoryStore, attach
@@ -116,6 +116,13 @@ def flag(name: str) -> str:
     return name.replace("_", "-")
 
 
+def changed_flags(saved: Dict[str, Any], memory: Memory) -> Dict[str, Tuple[Any, Any]]:
+    """What flags of a saved memory were and are in ``memory``, of those that changed."""
+    # What an earlier version saved lacks the flags that came since: it had what are their defaults now.
+    was, now = {**memory.made_by_default, **saved["made_with"]}, memory.made_with
+    return {name: (was.get(name), now[name]) for name in now if was.get(name) != now[name]}
+
+
 def same_place(saved: Dict[str, Any], layout: Layout) -> int:
     """The segment that holds the place at which a checkpoint was written, in another layout."""
     read = saved["rows"] * saved["read"] / saved["total"]  # the part of the epoch that was read
@@ -161,14 +168,10 @@ class Resumption:
     def finish(self, memory: TrainingMemory, model: Any, optimizer: Any) -> None:
         """Fills ``memory`` for ``model``: as saved, or by reading the segments before once more."""
         decoder = model.decoder
-        made_with = decoder.memory.made_with
-        if self.memory is not None:
-            # What an earlier version saved lacks the flags that came since: it had what are their defaults now.
-            saved = {**decoder.memory.made_by_default, **self.memory["made_with"]}
-            changed = [name for name in made_with if saved.get(name) != made_with[name]]
-            if changed:
-                self.changes = [f"--{flag(name)} {made_with[name]} (was {saved.get(name)})" for name in changed]
-                self.memory = None
+        changed = {} if self.memory is None else changed_flags(self.memory, decoder.memory)
+        if changed:
+            self.changes = [f"--{flag(name)} {now} (was {was})" for name, (was, now) in changed.items()]
+            self.memory = None
         where = (
             f"resume: epoch {self.iterator.epoch}, segment {self.segment} of {self.iterator.dataset.layout.segments}"
         )
