@@ -8,6 +8,7 @@ from typing import Any, Sequence, Tuple
 
 import torch
 from fairseq.data import Dictionary
+from torch import Tensor, nn
 
 from ..plugin.config import LaMemoConfig
 from ..plugin.decoder import LaMemoDecoder
@@ -69,6 +70,14 @@ def model(size: int, segment: int, device: str, **flags: Any) -> LaMemoDecoder:
     cfg = LaMemoConfig(**flags)
     cfg.check()
     return LaMemoDecoder(cfg, dictionary_of(size), segment).to(device).eval()
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, scores: Tensor, targets: Tensor) -> None:
+    """The rest of a training step, from ``scores`` [B, N, V] on: loss, backward, clipping, the optimizer's step."""
+    nn.functional.cross_entropy(scores.flatten(0, 1), targets.flatten()).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def clock(device: str) -> float:

@@ -5,7 +5,6 @@ program can do without (``paper.floor_of_step``) at the rate of a copy. Both rat
 """
 
 import argparse
-import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List
 
@@ -15,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.errors import UsageError
 from ..plugin.config import LaMemoConfig
 from ..plugin.decoder import LaMemoDecoder
-from .models import Sizes, lower_quartile
+from .models import Sizes, clock, lower_quartile
 from .paper import Setting, Symbols, Training, floor_of_step
 from .table import Table
 
@@ -55,19 +54,11 @@ class Step:
 CELLS = "ms/step|tok/s|TFLOP/s|floor ms|share of the floor|peak MiB".split("|")
 
 
-def wait_for(device: str) -> None:
-    """All that was started is done."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
 def timed(device: str, action: Callable[[], Any]) -> float:
     """Seconds of an action, until the device is done with it."""
-    wait_for(device)
-    began = time.perf_counter()
+    began = clock(device)
     action()
-    wait_for(device)
-    return time.perf_counter() - began
+    return clock(device) - began
 
 
 def rates(device: str, dtype: torch.dtype) -> Dict[str, float]:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 import torch
-from torch import nn
 
 from ..core.errors import UsageError
 from ..data.memory_store import MemoryStore
 from ..plugin.decoder import LaMemoDecoder
-from .models import Sizes, lower_quartile
+from .models import Sizes, lower_quartile, update
 from .table import Table
 
 #: the last with TransfoXL
@@ -126,10 +125,7 @@ class Ours:
             tokens, targets = torch.randint(4, self.sizes.words, (2, self.sizes.streams, self.sizes.segment))
             began, worked = time.perf_counter(), time.process_time()
             scores, _ = self.decoder(tokens, stream=self.store, segment=self.segment)
-            nn.functional.cross_entropy(scores.flatten(0, 1), targets.flatten()).backward()
-            nn.utils.clip_grad_norm_(self.decoder.parameters(), 0.25)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            update(self.decoder, self.optimizer, scores, targets)
             self.segment += 1
             times.wall.append(time.perf_counter() - began)
             times.cpu.append(time.process_time() - worked)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.memory_store import MemoryStore
 from ..data.text import Text
@@ -13,6 +13,7 @@ from ..evaluation.plan import EvaluationPlan
 from ..evaluation.scoring import score_batches
 from ..plugin.decoder import LaMemoDecoder
 from ..plugin.model import LaMemoLanguageModel
+from .models import update
 
 Clock = Callable[[], float]
 
@@ -65,10 +66,7 @@ class Subject:
             tokens, target = batch["net_input"]["src_tokens"].to(self.device), batch["target"].to(self.device)
             net_input = {**batch["net_input"], "src_tokens": tokens, "stream": stream}
             scores, _ = self.model(**net_input)
-            nn.functional.cross_entropy(scores.flatten(0, 1), target.flatten()).backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 0.25)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            update(self.model, self.optimizer, scores, target)
             times.append(self.clock() - began)
         return times[self.filling :]
 
