@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -141,6 +142,21 @@ class Command:
                 return words in self.own_text()
             time.sleep(0.005)
         return False
+
+
+def shell(command: str, folder: Path, timeout: float, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """A line of bash in ``folder``, with this environment's programs; standard error goes where the output goes."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    own = {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env={**os.environ, **own, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
 
 
 def english(words: int, skip: int = 0) -> List[str]:

@@ -46,14 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
     models, dictionary, whole = list(lm.models), lm.src_dict, Score()
     pieces = Spelling.of(dictionary).uses_subwords
 
-    def encode(line: str) -> str:
-        return str(lm.apply_bpe(lm.tokenize(line)))
-
     for path in arguments.files:
         score = score_text(
             models,
             read_lines(path, "FILE"),
-            encode,
+            lm.symbols,
             dictionary,
             length,
             str(path),
@@ -62,7 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
         whole = whole + score
         tell(str(path), score, models[0].memory_length, pieces, arguments.json)
     if len(arguments.files) > 1:
-        whole.original = True  # the sum of truths is more than one
         tell(f"all {len(arguments.files)} files", whole, models[0].memory_length, pieces, arguments.json)
     return 0
 

@@ -5,8 +5,6 @@ from typing import Dict
 
 from ..core.errors import UsageError
 
-FILES = ("bpe_codes", "sentencepiece_model")
-
 
 def add_text_flags(parser: argparse.ArgumentParser) -> None:
     """The flags, all of them for data that do not say it themselves."""
@@ -22,7 +20,7 @@ def text_options(arguments: argparse.Namespace, folder: str) -> Dict[str, str]:
     """Fairseq's options for the text: as ``folder`` says, changed by the flags that were given."""
     from fairseq.registry import REGISTRIES
 
-    from ..data.text_form import text_form
+    from ..data.text_form import FILES, text_form
 
     form = text_form(folder)
     if arguments.bpe is not None:

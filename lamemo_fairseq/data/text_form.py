@@ -13,6 +13,8 @@ from .counts import CORPUS_FILE
 CODECS = {"characters": "text_characters", "bytes": "text_bytes"}
 #: files in a data-bin -> fairseq's encoder, and its option for them
 PIECES = {"codes": ("fastbpe", "bpe_codes"), "spm.model": ("sentencepiece", "sentencepiece_model")}
+#: fairseq's options that name such a file -> its name
+FILES = {option: name for name, (_, option) in PIECES.items()}
 
 #: what to do where fastBPE is missing: with pip's usual isolation its build finds no Cython, and fails
 INSTALL_FASTBPE = (
@@ -69,11 +71,10 @@ def form_of_model(directory: str) -> Dict[str, str]:
     """
     config = read_config(directory)
     text = config.get("text")
-    files = {option for _, option in PIECES.values()}
     others = {"bpe", "tokenizer", "source_lang", "target_lang"}
-    if not isinstance(text, dict) or not text.keys() <= files | others:
+    if not isinstance(text, dict) or not text.keys() <= FILES.keys() | others:
         raise UsageError(f"{os.path.join(directory, CONFIG)} has no options of text, or more: copy the directory anew")
     for name, value in text.items():
-        if not isinstance(value, str) or (name in files and value not in config["sha256"]):
+        if not isinstance(value, str) or (name in FILES and value not in config["sha256"]):
             raise UsageError(f"{os.path.join(directory, CONFIG)} has {name} {value!r}: copy the directory anew")
-    return {name: os.path.join(directory, value) if name in files else value for name, value in text.items()}
+    return {name: os.path.join(directory, value) if name in FILES else value for name, value in text.items()}

@@ -5,7 +5,6 @@ down as soon as it is finished, so a run that was stopped goes on where it was.
 """
 
 import argparse
-import hashlib
 import itertools
 import os
 import sys
@@ -16,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from ..core.errors import UsageError
+from ..core.pretrained import sha256
 from ..core.probe import Probe
 from . import figures as report
 from .scoring import ScoredBatches, score_batches
@@ -56,11 +56,7 @@ def digest(path: str) -> str:
     """SHA-256 of a file."""
     if not os.path.isfile(path):
         raise UsageError(f"there is no file {path}: name one that exists")
-    sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            sha.update(block)
-    return sha.hexdigest()
+    return sha256(path)
 
 
 def key_of(cell: Cell, args: argparse.Namespace, checkpoint: str, split: str) -> Dict[str, Any]:

@@ -15,7 +15,7 @@ from ..core.memory import MemoryState
 from ..core.network import MemoryTransformer
 from ..data.counts import TextCounts
 from ..data.spelling import Spelling
-from .scoring import LossAccumulator, NonFiniteLoss, Score
+from .scoring import LossAccumulator, Score
 
 
 def token_stream(lines: Iterable[str], encode: Callable[[str], str], dictionary: Dictionary) -> Iterator[int]:
@@ -77,8 +77,7 @@ def score_text(
             tally.add_batch(as_batch(source, target, tally.score.scored))
     score = tally.score
     score.targets = score.scored
-    if score.nats != score.nats or abs(score.nats) == float("inf"):
-        raise NonFiniteLoss.of(name, score.scored, score.nats)
+    score.check(name)
     return score.of_original(counts, name)
 
 

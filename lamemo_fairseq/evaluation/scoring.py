@@ -62,7 +62,7 @@ class Score:
     original: bool = False
 
     def __add__(self, other: "Score") -> "Score":
-        return Score(*(a + b for a, b in zip(self.values(), other.values())))
+        return Score(*(type(a)(a + b) for a, b in zip(self.values(), other.values())))
 
     def values(self) -> List[Any]:
         """The attributes, in order."""

@@ -10,10 +10,11 @@ import re
 from typing import Any, Optional
 
 from ..core.errors import UsageError
-from ..core.pretrained import CONFIG, check_files, read_config
+from ..core.pretrained import CONFIG, WEIGHTS, check_files, read_config
+from ..data.text_form import PIECES
 
 #: what a directory may hold
-FILES = ("README.md", CONFIG, "model.safetensors", "dict.txt", "codes", "spm.model")
+FILES = ("README.md", CONFIG, WEIGHTS, "dict.txt", *PIECES)
 #: loggers of HTTP clients and locks: importing fairseq turns every library's debugging messages on
 CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "fsspec")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)

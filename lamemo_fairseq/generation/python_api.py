@@ -60,7 +60,11 @@ class TextInterface(hub_utils.GeneratorHubInterface):
 
     def encode(self, sentence: str) -> Tensor:
         """Text -> ids [n] int64. Raises ``UsageError`` where it is empty or has unknown symbols."""
-        return encode_text(sentence, lambda line: self.apply_bpe(self.tokenize(line)), self.src_dict, "the text")
+        return encode_text(sentence, self.symbols, self.src_dict, "the text")
+
+    def symbols(self, line: str) -> str:
+        """A line as the dictionary's symbols, with spaces between them."""
+        return str(self.apply_bpe(self.tokenize(line)))
 
     def decode(self, tokens: Union[Tensor, Sequence[int], int]) -> str:
         """Ids [n], or one id -> text."""

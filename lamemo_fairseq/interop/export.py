@@ -16,7 +16,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional
 
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
@@ -28,14 +28,14 @@ from ..core.documents import Separator
 from ..core.errors import UsageError
 from ..core.pretrained import CONFIG, FORMAT, WEIGHTS, config_to_json, save_weights, sha256
 from ..data.dictionary import TextDictionary, check_same, identify
+from ..data.text_form import FILES
 from ..plugin.config import LaMemoConfig, MemoryLanguageModelingConfig, plain
+from ..plugin.recipes import fields
 from ..training.exported import PREFIX
 from .model_card import card, settings_of
 
 DICT = "dict.txt"
 CARD = "README.md"
-#: fairseq's options that name a file, and the file's name in the directory
-TEXT_FILES = {"bpe_codes": "codes", "sentencepiece_model": "spm.model"}
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def write(path: str, text: str) -> None:
 def copy_text_files(text: Dict[str, str], folder: str) -> Dict[str, str]:
     """Copies the codes that ``text`` names; the options with the files' new names."""
     found = dict(text)
-    for option, name in TEXT_FILES.items():
+    for option, name in FILES.items():
         if option in text:
             if not os.path.isfile(text[option]):
                 raise UsageError(f"--{option.replace('_', '-')} {text[option]} is no file: name that of the data")
@@ -194,16 +194,9 @@ def read_dictionary(path: str) -> Dictionary:
 
 def known(kind: Any, values: Dict[str, Any]) -> Dict[str, Any]:
     """Those of ``values`` that a configuration has of its own; ``log_interval`` and others it takes from elsewhere."""
-    return {name: values[name] for name, _ in own_fields(kind) if name in values}
+    return {name: values[name] for name in fields(kind) if name in values}
 
 
 def own_values(config: Any) -> Dict[str, Any]:
     """The values of a configuration as plain ones."""
-    return {name: plain(getattr(config, name)) for name, _ in own_fields(type(config))}
-
-
-def own_fields(kind: Any) -> Iterator[Tuple[str, Any]]:
-    """Names and defaults of a configuration's fields that are not another group's."""
-    for name, entry in kind.__dataclass_fields__.items():
-        if name != "_name" and not str(entry.default).startswith("${"):
-            yield name, entry.default
+    return {name: plain(getattr(config, name)) for name in fields(config)}

@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -27,6 +25,7 @@ from typing import Any, Dict, List
 
 from ..core.errors import UsageError
 from ..data.prepare import diagnostic as task
+from .curves import record
 from .kinds import KINDS
 from .run import ROOT, numbers, revision
 
@@ -34,7 +33,6 @@ INTERVAL = 50  # updates between points
 SOLVED = 90.0  # percent, at two successive points
 TABLE = "diagnostic.csv"
 DONE = ("solved", "unsolved")
-POINT = re.compile(r"train_inner[^{]*(\{.*\})")
 
 #: what is compared where nobody names any: sight and gradient, each with and without the other
 USUAL = ("lookahead", "refresh", "detached", "recurrence")
@@ -165,9 +163,9 @@ class Run:
             assert child.stdout is not None
             for line in child.stdout:
                 copy.write(line)
-                found = POINT.search(line)
-                if found:
-                    accuracies.append(float(json.loads(found[1])["accuracy"]))
+                kind, values = record(line)
+                if kind == "train":
+                    accuracies.append(float(values["accuracy"]))
                 if solved_at(accuracies):
                     child.terminate()
                     break

@@ -5,16 +5,13 @@ it. Commands that cannot run here are those of ``test_pages.NOT_RUN``, each with
 a test of their own are in ``ELSEWHERE``.
 """
 
-import os
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import List, Tuple
 
 import pytest
-from commands import ROOT
+from commands import ROOT, shell
 from conftest import TINY, run
 from reference_authors import GOLDEN
 from test_pages import PAGES, blocks, commands, reason
@@ -92,23 +89,9 @@ def folder(corpus: Path, tmp_path: Path) -> Path:
 
 def failures(page: Path, folder: Path) -> List[str]:
     """What does not run of a page, with the end of what it printed."""
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
     found = []
     for command in map(changed, to_run(page)):
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", command],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-        )
+        done = shell(command, folder, timeout=120)
         if done.returncode != 0:
             found.append(f"{name_of(page)}: {command}\n{done.stdout[-2000:]}")
     return found

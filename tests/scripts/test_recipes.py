@@ -18,6 +18,7 @@ import pytest
 import recipe
 import torch
 from commands import ROOT
+from commands import shell as run_shell
 from conftest import Told
 from recipe_smoke import SMOKE_MODEL, SMOKE_PREPARE, members
 from test_pages import blocks, commands, reason
@@ -46,22 +47,8 @@ def checkout(tmp_path: Path) -> Path:
 
 def shell(command: str, checkout: Path) -> str:
     """Runs a command there; its output."""
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHON": sys.executable,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
-        cwd=checkout,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=1200,  # for a machine that is busy otherwise: what is bounded below are seconds of its processors
-    )
+    # The limit is for a machine that is busy otherwise: what is bounded below are seconds of its processors.
+    done = run_shell(command, checkout, timeout=1200, PYTHON=sys.executable)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}"
     return done.stdout
 

@@ -18,14 +18,19 @@ from ..errors import UsageError
 WIDTHS = (0.01, 0.05)
 
 
+def spacing(basis_functions: int) -> Tuple[int, float]:
+    """How many basis functions have each width, and by what the widths are stretched, so that no gap is left."""
+    each = basis_functions // len(WIDTHS)
+    return each, max(1.0, 1 / (each - 1) / max(WIDTHS))
+
+
 def basis(basis_functions: int, like: Tensor) -> Tuple[Tensor, Tensor]:
     """Centres [E], even over [0, 1] for each width, and widths [E] of the basis functions, in the type of ``like``.
 
     Few of them are wider: with gaps between the widest, a contracted signal would be no copy of the old one, and would
     grow with every contraction.
     """
-    each = basis_functions // len(WIDTHS)
-    stretch = max(1.0, 1 / (each - 1) / max(WIDTHS))
+    each, stretch = spacing(basis_functions)
     centres = torch.linspace(0, 1, each, dtype=like.dtype, device=like.device).repeat(len(WIDTHS))
     # Filled on the device: numbers of the host would have to be sent there.
     widths = torch.cat([centres.new_full((each,), stretch * width) for width in WIDTHS])
@@ -62,8 +67,7 @@ def smallest_ridge(past: int, new: int, tau: float, basis_functions: int) -> flo
     |.| is the largest sum of a row, at least the spectral norm: sum_s psi_i(s) sum_j psi_j(s), as no psi is negative.
     In plain numbers, since a model may be built on tensors that hold none.
     """
-    each = basis_functions // len(WIDTHS)
-    stretch = max(1.0, 1 / (each - 1) / max(WIDTHS))
+    each, stretch = spacing(basis_functions)
     functions = [(number / (each - 1), stretch * width) for width in WIDTHS for number in range(each)]
     start = tau if past else 0.0
     places = [tau * (number + 0.5) / past for number in range(past)]
