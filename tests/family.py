@@ -78,10 +78,10 @@ def pieces(tokens: Tensor) -> List[Tensor]:
 
 def read(decoder: LaMemoDecoder, tokens: Tensor, documents: Optional[Tensor] = None) -> Tensor:
     """Log-probabilities [B, ., V] of a text that is read segment by segment."""
-    stream = MemoryStore("test")
+    store = MemoryStore("test")
     numbers = [None] * len(pieces(tokens)) if documents is None else pieces(documents)
     scores = [
-        decoder.get_normalized_probs(decoder(piece, stream=stream, segment=k, documents=number), log_probs=True)
+        decoder.get_normalized_probs(decoder(piece, store=store, segment=k, documents=number), log_probs=True)
         for k, (piece, number) in enumerate(zip(pieces(tokens), numbers))
     ]
     return torch.cat(scores, dim=1)
@@ -89,7 +89,7 @@ def read(decoder: LaMemoDecoder, tokens: Tensor, documents: Optional[Tensor] = N
 
 def state_after(decoder: LaMemoDecoder, tokens: Tensor) -> Any:
     """The memory's state after a text."""
-    stream = MemoryStore("test")
+    store = MemoryStore("test")
     for k, piece in enumerate(pieces(tokens)):
-        decoder(piece, stream=stream, segment=k)
-    return stream.committed[decoder].state
+        decoder(piece, store=store, segment=k)
+    return store.committed[decoder].state

@@ -43,11 +43,11 @@ def ignore(tally: LossAccumulator) -> None:
 
 
 def losses(
-    model: Any, text: Text, protocol: EvaluationPlan, dictionary: Dictionary, workers: int = 0
+    model: Any, text: Text, plan: EvaluationPlan, dictionary: Dictionary, workers: int = 0
 ) -> Tuple[Tensor, LossAccumulator]:
-    """Loss of each target of the protocol's shard, in the text's order, and the account."""
-    batches = protocol.batches(text, dictionary, ignore, workers)
-    rows: List[List[Tensor]] = [[] for _ in range(protocol.rows)]
+    """Loss of each target of the plan's shard, in the text's order, and the account."""
+    batches = plan.batches(text, dictionary, ignore, workers)
+    rows: List[List[Tensor]] = [[] for _ in range(plan.rows)]
     with torch.no_grad():
         for batch in batches:
             answers, _ = model(**batch["net_input"], targets=batch["target"])
@@ -61,24 +61,24 @@ def reference_losses(
     cfg: ReferenceConfig,
     weights: Weights,
     text: Text,
-    protocol: EvaluationPlan,
+    plan: EvaluationPlan,
     eos: int,
     documents: Optional[Tensor] = None,
 ) -> Tensor:
     """The same from the slow reference: each row from where its warm-up begins."""
     tokens = torch.cat([torch.tensor([eos]), text.span(0, text.total)])  # [1 + total]: sources, shifted by one
-    rows = protocol.rows * protocol.shards
+    rows = plan.rows * plan.shards
     share = -(-text.total // rows)
-    warmup = protocol.memory + protocol.context if protocol.warmup is None else protocol.warmup
-    lead = warmup % protocol.tokens if rows > 1 else 0  # a short segment, so that a warm-up ends with one
+    warmup = plan.memory + plan.context if plan.warmup is None else plan.warmup
+    lead = warmup % plan.tokens if rows > 1 else 0  # a short segment, so that a warm-up ends with one
     found = []
     for first in range(0, text.total, share):
         begin, end = max(0, first - warmup), min(first + share, text.total)
         short = min(lead, end - begin)
-        whole, rest = divmod(end - begin - short, protocol.tokens)
-        lengths = [short] * (short > 0) + [protocol.tokens] * whole + [rest] * (rest > 0)
+        whole, rest = divmod(end - begin - short, plan.tokens)
+        lengths = [short] * (short > 0) + [plan.tokens] * whole + [rest] * (rest > 0)
         numbers = None if documents is None else documents[None, begin:end]
         row = tokens[None, begin : end + 1]
-        nll = stream_nll(cfg, weights, row, lengths, context=protocol.context, documents=numbers)
+        nll = stream_nll(cfg, weights, row, lengths, context=plan.context, documents=numbers)
         found.append(nll[0, first - begin :])
     return torch.cat(found)

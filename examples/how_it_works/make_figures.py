@@ -69,18 +69,18 @@ def model(memory: str) -> MemoryTransformer:
 @torch.no_grad()
 def states(memory: str = "lookahead") -> List[Any]:
     """The model's memory after each segment."""
-    reader, state, found = model(memory), None, []
+    network, state, found = model(memory), None, []
     for batch in batches():
-        _, state, _ = reader(batch["net_input"]["src_tokens"], state)
+        _, state, _ = network(batch["net_input"]["src_tokens"], state)
         found.append(state)
     return found
 
 
 def held(state: Any, row: int) -> List[int]:
     """Which tokens a look-ahead memory holds: those whose embeddings it keeps."""
-    reader = model("lookahead")
+    network = model("lookahead")
     with torch.no_grad():
-        single = [reader(torch.tensor([[token]]), None)[1].tensors["embeddings"][0, 0] for token in range(PAD + 1)]
+        single = [network(torch.tensor([[token]]), None)[1].tensors["embeddings"][0, 0] for token in range(PAD + 1)]
     distance = torch.cdist(state.tensors["embeddings"][row], torch.stack(single))
     assert float(distance.min(-1).values.max()) < 1e-5
     return distance.argmin(-1).tolist()

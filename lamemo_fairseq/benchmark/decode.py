@@ -14,16 +14,16 @@ from .table import Table
 def filled(decoder: LaMemoDecoder, memory: int, sizes: Sizes, device: str) -> DecodingSegment:
     """A text whose memory is full, and whose segment is too: the next token refreshes."""
     tokens = torch.randint(4, sizes.words, (sizes.streams, memory + sizes.segment), device=device)
-    opened = decoder.new_segment(sizes.streams)
+    segment = decoder.new_segment(sizes.streams)
     if decoder.segment_length < sizes.segment:  # as full, without a refresh for every token
         longer, decoder.segment_length = decoder.segment_length, sizes.segment
-        opened = filled(decoder, memory, sizes, device)
-        opened.close(decoder.memory)
+        segment = filled(decoder, memory, sizes, device)
+        segment.close(decoder.memory)
         decoder.segment_length = longer
-        return decoder.new_segment(sizes.streams, opened.state)
-    for _ in decoder.decode_tokens(tokens, opened):
+        return decoder.new_segment(sizes.streams, segment.state)
+    for _ in decoder.decode_tokens(tokens, segment):
         pass
-    return opened
+    return segment
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def time_decoding(memory: int, options: argparse.Namespace) -> Dict[str, float]:
     device = options.device
     sizes: Sizes = options.sizes
     decoder, every = sizes.model(options, memory), sizes.model(options, memory, segment=1)
-    opened, prefilled, refreshing = (filled(one, memory, sizes, device) for one in (decoder, decoder, every))
+    segment, prefilled, refreshing = (filled(one, memory, sizes, device) for one in (decoder, decoder, every))
     times: Dict[str, List[float]] = {"refresh": [], "alone": [], "each": [], "prefill": []}
 
     def measure(name: str, one: LaMemoDecoder, text: DecodingSegment, tokens: int) -> None:
@@ -44,9 +44,9 @@ def time_decoding(memory: int, options: argparse.Namespace) -> Dict[str, float]:
         times[name].append((clock(device) - start) / tokens)
 
     for _ in range(options.repeats):
-        measure("refresh", decoder, opened, 1)
+        measure("refresh", decoder, segment, 1)
         for _ in range(sizes.segment - 1):
-            measure("alone", decoder, opened, 1)
+            measure("alone", decoder, segment, 1)
         for _ in range(3):
             measure("each", every, refreshing, 1)
         measure("prefill", decoder, prefilled, sizes.segment)

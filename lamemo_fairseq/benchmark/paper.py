@@ -85,7 +85,7 @@ class Training:
         device = next(self.decoder.layers.parameters()).device
         tokens, targets = (torch.randint(4, self.setting.words, shape, device=device) for _ in range(2))
         self.decoder.zero_grad()
-        log_probs, extra = self.decoder(tokens, stream=self.store, segment=self.segment, targets=targets)
+        log_probs, extra = self.decoder(tokens, store=self.store, segment=self.segment, targets=targets)
         loss = -log_probs.sum()
         for auxiliary in extra.get("losses", {}).values():
             loss = loss + auxiliary
@@ -135,11 +135,11 @@ def floor_of_step(decoder: LaMemoDecoder, setting: Setting) -> int:
 def count_token(decoder: LaMemoDecoder, setting: Setting, streams: int = 1) -> Dict[str, float]:
     """What one generated token does inside of a segment, behind a full memory."""
     decoder.eval()
-    opened = decoder.new_segment(streams)
+    segment = decoder.new_segment(streams)
     prompt = torch.randint(4, setting.words, (streams, decoder.memory.span + 2), device="cuda")
 
     def read(tokens: Tensor) -> None:
-        for features in decoder.decode_tokens(tokens, opened):
+        for features in decoder.decode_tokens(tokens, segment):
             decoder.output_layer(features[:, -1:])
 
     read(prompt)

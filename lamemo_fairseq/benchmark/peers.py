@@ -124,7 +124,7 @@ class Ours:
         for _ in range(count):
             tokens, targets = torch.randint(4, self.sizes.words, (2, self.sizes.streams, self.sizes.segment))
             began, worked = time.perf_counter(), time.process_time()
-            scores, _ = self.decoder(tokens, stream=self.store, segment=self.segment)
+            scores, _ = self.decoder(tokens, store=self.store, segment=self.segment)
             update(self.decoder, self.optimizer, scores, targets)
             self.segment += 1
             times.wall.append(time.perf_counter() - began)

@@ -55,16 +55,16 @@ class Subject:
 
     def training(self, rows: int, segments: int) -> List[float]:
         """Seconds of training steps behind a full memory: forward, loss, backward, clipping, Adam."""
-        protocol, stream = EvaluationPlan(self.segment, rows=rows, warmup=0), MemoryStore("train")
+        plan, store = EvaluationPlan(self.segment, rows=rows, warmup=0), MemoryStore("train")
         text = text_of(rows * (self.filling + segments) * self.segment, self.symbols)
-        cut = protocol.cut(text, self.model.decoder.dictionary)
+        cut = plan.cut(text, self.model.decoder.dictionary)
         self.model.train()
         times = []
         for items in cut.batches(rows, 1):
             batch = cut.collater([cut[item] for item in items])
             began = self.clock()
             tokens, target = batch["net_input"]["src_tokens"].to(self.device), batch["target"].to(self.device)
-            net_input = {**batch["net_input"], "src_tokens": tokens, "stream": stream}
+            net_input = {**batch["net_input"], "src_tokens": tokens, "store": store}
             scores, _ = self.model(**net_input)
             update(self.model, self.optimizer, scores, target)
             times.append(self.clock() - began)
@@ -72,9 +72,9 @@ class Subject:
 
     def evaluation(self, rows: int, segments: int) -> List[float]:
         """Seconds of scored segments behind a full memory, reading of data and accounting included."""
-        protocol = EvaluationPlan(self.segment, rows=rows, warmup=0)
+        plan = EvaluationPlan(self.segment, rows=rows, warmup=0)
         text = text_of(rows * (self.filling + segments) * self.segment, self.symbols)
-        batches = protocol.batches(text, self.model.decoder.dictionary, lambda tally: tally.score.check())
+        batches = plan.batches(text, self.model.decoder.dictionary, lambda tally: tally.score.check())
         self.model.eval()
         moments = [self.clock()]
 

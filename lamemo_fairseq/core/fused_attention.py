@@ -67,7 +67,7 @@ def head_major(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, 1).flatten(0, 1)
 
 
-def kept(like: Tensor, dropout: float) -> Tensor:
+def dropout_mask(like: Tensor, dropout: float) -> Tensor:
     """What dropout multiplies by: 0, or 1 / (1 - p), in the shape of ``like``."""
     if is_compiling():  # inductor of torch 2.13 gives NaN for the form below, where it is kept for backward
         return F.dropout(torch.ones_like(like), dropout)
@@ -107,7 +107,7 @@ class RelativeSoftmax(torch.autograd.Function):
         del scores
         keep = None
         if dropout > 0:
-            keep = kept(weights, dropout)
+            keep = dropout_mask(weights, dropout)
         used = weights if keep is None else weights * keep
         output = torch.bmm(used, head_major(values)).view(H, B, n, d).transpose(0, 1)
         alpha = None

@@ -78,17 +78,17 @@ def hide(visible: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def same_document(queries: Tensor, keys: Tensor) -> Tensor:
-    """[B, rows] and [B, keys] document numbers -> [B, 1, rows, keys] visibility."""
+    """[B, queries] and [B, keys] document numbers -> [B, 1, queries, keys] visibility."""
     return (queries[:, :, None] == keys[:, None, :]).unsqueeze(1)
 
 
-def causal_visibility(rows: int, keys: int, reach: Optional[int], device: torch.device) -> Tensor:
-    """[rows, keys]: the last ``rows`` of ``keys`` tokens see themselves and what is left of them.
+def causal_visibility(queries: int, keys: int, reach: Optional[int], device: torch.device) -> Tensor:
+    """[queries, keys]: the last ``queries`` of ``keys`` tokens see themselves and what is left of them.
 
     ``reach`` limits the distance to less than itself (``--same-length``).
     """
     at = torch.arange(keys, device=device)
-    distance = at[keys - rows :, None] - at
+    distance = at[keys - queries :, None] - at
     visible = distance >= 0
     if reach is not None:
         visible &= distance < reach

@@ -30,7 +30,7 @@ class Attended(NamedTuple):
     """What :func:`attend` returns.
 
     Shapes: ``output`` [B, H, N, d]; ``lse`` [B, H, N] or None where not asked for; ``weights``
-    [B, H, N, keys] before dropout; ``alpha`` [B, H, N], the weight that fell on what was carried, or None.
+    [B, H, N, keys] before dropout; ``alpha`` [B, H, N], the weight of ``previous_attention``, or None.
     """
 
     output: Tensor
@@ -59,7 +59,7 @@ def attend(
 ) -> Attended:
     """Softmax over ``scores``, continued from ``previous_attention`` where given, times ``values``.
 
-    What was carried enters as one more key, with its log-sum-exp as score and its output as value. That is
+    ``previous_attention`` enters as one more key, with its log-sum-exp as score and its output as value. That is
     the interpolation ``alpha * old + (1 - alpha) * new`` with ``alpha = exp(lse_old) / (exp(lse_old) +
     exp(lse_new))`` (LaMemo, equation 6), in a form that cannot overflow. No gradient reaches ``previous_attention``.
 

@@ -79,4 +79,4 @@ def attach(batch: Dict[str, Any], store: MemoryStore) -> Dict[str, Any]:
     """
     if not batch:
         return batch
-    return {**batch, "net_input": {**batch["net_input"], "stream": store}}
+    return {**batch, "net_input": {**batch["net_input"], "store": store}}

@@ -91,13 +91,13 @@ class EvaluationPlan:
 
 
 class Attached:
-    """Batches with the stream that they continue."""
+    """Batches with the store whose memory they continue."""
 
-    def __init__(self, batches: Any, stream: MemoryStore) -> None:
-        self.batches, self.stream = batches, stream
+    def __init__(self, batches: Any, store: MemoryStore) -> None:
+        self.batches, self.store = batches, store
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Dict[str, Any]]:
-        return (attach(batch, self.stream) for batch in self.batches)
+        return (attach(batch, self.store) for batch in self.batches)

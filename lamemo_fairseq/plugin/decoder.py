@@ -49,7 +49,7 @@ class LaMemoDecoder(MemoryTransformer, FairseqIncrementalDecoder):
         incremental_state: Optional[Dict[str, Any]] = None,
         src_lengths: Optional[Tensor] = None,
         features_only: bool = False,
-        stream: Optional[MemoryStore] = None,
+        store: Optional[MemoryStore] = None,
         segment: int = 0,
         tokens_to_memory: Optional[int] = None,
         documents: Optional[Tensor] = None,
@@ -66,7 +66,7 @@ class LaMemoDecoder(MemoryTransformer, FairseqIncrementalDecoder):
                 are returned.
             src_lengths: not needed; fairseq passes it.
             features_only: return hidden states before the output layer.
-            stream: whose memory this segment continues; None reads the block alone.
+            store: whose memory this segment continues; None reads the block alone.
             segment: the segment's number in its stream.
             tokens_to_memory: how many of the tokens enter the memory (all, unless the last ones come again as context).
             documents: [B, N] numbers; a token sees only its own document. None: one document per stream.
@@ -78,23 +78,23 @@ class LaMemoDecoder(MemoryTransformer, FairseqIncrementalDecoder):
             ``core.network.Auxiliary``.
         """
         if incremental_state is not None:
-            features = self.read_on(prev_output_tokens, incremental_state)
+            features = self.decode_incrementally(prev_output_tokens, incremental_state)
             extra: Dict[str, Any] = {"attn": None}  # fairseq's own generator looks for it
         else:
-            before = None if stream is None else stream.recall(self, segment, prev_output_tokens.size(0))
+            before = None if store is None else store.recall(self, segment, prev_output_tokens.size(0))
             features, after, aux = MemoryTransformer.forward(
                 self, prev_output_tokens, before, tokens_to_memory=tokens_to_memory, documents=documents, probe=probe
             )
             extra = {"alpha": aux.alphas}
             if self.training:
                 extra["losses"] = aux.losses
-            if stream is not None:
-                stream.keep(self, segment, after, aux.alphas)
+            if store is not None:
+                store.keep(self, segment, after, aux.alphas)
         if targets is not None:
             return self.target_log_probs(features.flatten(0, 1), targets.flatten()).view(targets.shape), extra
         return (features if features_only else self.output_layer(features)), extra
 
-    def read_on(self, tokens: Tensor, incremental_state: Dict[str, Any]) -> Tensor:
+    def decode_incrementally(self, tokens: Tensor, incremental_state: Dict[str, Any]) -> Tensor:
         """Reads those of ``tokens`` [B, t] that were not read yet; features [B, 1, D] of the last."""
         segment: Optional[DecodingSegment] = incremental_state.get(STATE_KEY)
         if segment is None:

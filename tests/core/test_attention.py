@@ -205,7 +205,7 @@ def test_every_layer_drops_for_itself() -> None:
     decoder, store = make("lookahead", attention_dropout=0.3).train(), MemoryStore("test")
     total = torch.zeros((), dtype=torch.float64)
     for k, piece in enumerate(pieces(text(2, 16))):
-        scores, _ = decoder(piece, stream=store, segment=k)
+        scores, _ = decoder(piece, store=store, segment=k)
         total = total + scores.sum()
     total.backward()
     assert all(torch.isfinite(p.grad).all() for p in decoder.parameters() if p.grad is not None)

@@ -19,7 +19,7 @@ def read(decoder: Any, autocast: bool) -> Tuple[Tensor, MemoryState]:
     store, scores = MemoryStore("test"), []
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         for k, piece in enumerate(pieces(text(2, 60))):
-            scores.append(decoder.get_normalized_probs(decoder(piece, stream=store, segment=k), log_probs=True))
+            scores.append(decoder.get_normalized_probs(decoder(piece, store=store, segment=k), log_probs=True))
     return torch.cat(scores, dim=1), store.committed[decoder].state
 
 

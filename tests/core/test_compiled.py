@@ -45,7 +45,7 @@ def train(decoder: Any, segments: int, documents: bool = False) -> Tuple[Dict[st
         piece, targets = (tokens[:, k * SEGMENT + shift :][:, :SEGMENT] for shift in (0, 1))
         numbers = torch.arange(k * SEGMENT, (k + 1) * SEGMENT).div(3, rounding_mode="floor").expand(2, -1)
         given = {"documents": numbers} if documents else {}
-        log_probs, extra = decoder(piece, stream=store, segment=k, targets=targets, **given)
+        log_probs, extra = decoder(piece, store=store, segment=k, targets=targets, **given)
         loss: Any = -log_probs.sum() + sum(extra["losses"].values())
         loss.backward()
         found[f"loss {k}"] = loss.detach()

@@ -24,10 +24,10 @@ every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
 
 def continue_from(decoder, state: MemoryState, tokens: Tensor) -> Tensor:
     """Scores of segments that continue ``state``."""
-    stream, outputs = MemoryStore("test"), []
-    stream.keep(decoder, 0, state)
+    store, outputs = MemoryStore("test"), []
+    store.keep(decoder, 0, state)
     for k, piece in enumerate(pieces(tokens), start=1):
-        outputs.append(decoder(piece, stream=stream, segment=k)[0])
+        outputs.append(decoder(piece, store=store, segment=k)[0])
     return torch.cat(outputs, dim=1)
 
 
@@ -123,13 +123,13 @@ def test_context_windows(kind: str) -> None:
     decoder, tokens = make(kind), text(2, 30)
     states = []
     for context in (0, 3):
-        stream, start, number = MemoryStore("test"), 0, 0
+        store, start, number = MemoryStore("test"), 0, 0
         while start + SEGMENT + context <= 30:
             piece = tokens[:, start : start + SEGMENT + context]
-            decoder(piece, stream=stream, segment=number, tokens_to_memory=SEGMENT)
+            decoder(piece, store=store, segment=number, tokens_to_memory=SEGMENT)
             start, number = start + SEGMENT, number + 1
             if number == 5:
-                states.append(stream.committed[decoder].state)
+                states.append(store.committed[decoder].state)
     plain, windows = states
     assert (plain.length, plain.last_written) == (windows.length, windows.last_written)
     if decoder.memory.wants_usage(0) or kind == "continuous-sticky":
@@ -143,12 +143,12 @@ def test_context_windows(kind: str) -> None:
 def test_uneven_segments_stay_finite_and_bounded(kind: str) -> None:
     """Segments of uneven length run through, stay finite and keep the memory's size bounded."""
     decoder, draw = make(kind), random.Random(7)
-    stream, sizes = MemoryStore("test"), []
+    store, sizes = MemoryStore("test"), []
     for k in range(60):
         length = draw.randint(1, 9)
-        scores, _ = decoder(text(2, length, k), stream=stream, segment=k, tokens_to_memory=draw.randint(0, length))
+        scores, _ = decoder(text(2, length, k), store=store, segment=k, tokens_to_memory=draw.randint(0, length))
         assert torch.isfinite(scores).all()
-        state = stream.committed[decoder].state
+        state = store.committed[decoder].state
         assert state.is_finite()
         sizes.append(sum(tensor.numel() for tensor in state.tensors.values()))
     assert max(sizes[40:]) <= max(sizes[:40])
@@ -175,7 +175,7 @@ def state_after_cuts(decoder, tokens: Tensor, ends: Sequence[int], context: Sequ
     store, start = MemoryStore("test"), 0
     for k, end in enumerate(ends):
         more = context[k] if context else 0
-        decoder(tokens[:, start : end + more], stream=store, segment=k, tokens_to_memory=end - start)
+        decoder(tokens[:, start : end + more], store=store, segment=k, tokens_to_memory=end - start)
         start = end
     return store.committed[decoder].state
 
@@ -233,7 +233,7 @@ def test_a_full_memory_is_as_large_as_its_kind_says(kind: str, dtype: torch.dtyp
     decoder, store, draw = make(kind).to(dtype), MemoryStore("test"), random.Random(5)
     held = []
     for k in range(60):
-        decoder(text(2, draw.randint(1, 9), k), stream=store, segment=k)
+        decoder(text(2, draw.randint(1, 9), k), store=store, segment=k)
         held.append(store.bytes_held())
     assert max(held) == decoder.memory.full_bytes(2, torch.zeros((), dtype=dtype))
 
@@ -264,10 +264,10 @@ def test_half_precision(kind: str) -> None:
 def test_activation_checkpointing(kind: str) -> None:
     gradients = []
     for checkpointed in (False, True):
-        decoder, stream = make(kind, checkpoint_activations=checkpointed).train(), MemoryStore("test")
+        decoder, store = make(kind, checkpoint_activations=checkpointed).train(), MemoryStore("test")
         total = torch.zeros((), dtype=torch.float64)
         for k, piece in enumerate(pieces(text(2, 24))):
-            scores, extra = decoder(piece, stream=stream, segment=k)
+            scores, extra = decoder(piece, store=store, segment=k)
             total = total + scores.logsumexp(-1).sum() + scores[..., 5].sum() + sum(extra["losses"].values())
         total.backward()
         gradients.append({name: p.grad for name, p in decoder.named_parameters()})

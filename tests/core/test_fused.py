@@ -25,7 +25,7 @@ def train(decoder: Any, cuts: Tuple[int, ...]) -> Dict[str, Tensor]:
     for k, piece in enumerate(tokens[:, :-1].split(cuts, dim=1)):
         start = sum(cuts[:k])
         log_probs, extra = decoder(
-            piece, stream=store, segment=k, targets=tokens[:, start + 1 : start + 1 + piece.size(1)]
+            piece, store=store, segment=k, targets=tokens[:, start + 1 : start + 1 + piece.size(1)]
         )
         total = total - log_probs.double().sum() + sum(extra["losses"].values())
         found[f"log-probabilities {k}"] = log_probs.detach()

@@ -33,11 +33,11 @@ def load(name: str, folder, dtype: torch.dtype):
 @pytest.mark.parametrize("name", golden_names())
 def test_losses_and_gradients(name: str, dtype: torch.dtype, tmp_path) -> None:
     model, tokens, recorded, theirs, ids = load(name, tmp_path, dtype)
-    T, stream, losses = theirs["model_config"]["tgt_len"], MemoryStore("golden"), []
+    T, store, losses = theirs["model_config"]["tgt_len"], MemoryStore("golden"), []
     segments = recorded["nll"].size(1) // T
     for number in range(segments):
         source, target = (tokens[:, number * T + shift :][:, :T] for shift in (0, 1))
-        scores = model.get_normalized_probs(model(source, stream=stream, segment=number), True)
+        scores = model.get_normalized_probs(model(source, store=store, segment=number), True)
         loss = -scores.gather(-1, target.unsqueeze(-1)).squeeze(-1)
         (loss.mean() / segments).backward()
         losses.append(loss.detach())

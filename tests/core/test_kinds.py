@@ -49,11 +49,11 @@ def test_compression_functions(rate: int, groups: int, seed: int) -> None:
 
 def compressive_run(kind: str, segments: int):
     """A training decoder after some segments, its last inputs, and the losses of the last segment."""
-    decoder, stream = make(kind).train(), MemoryStore("test")
+    decoder, store = make(kind).train(), MemoryStore("test")
     for k, piece in enumerate(pieces(text(2, segments * SEGMENT))):
-        state = stream.committed[decoder].state if k else None
-        _, extra = decoder(piece, stream=stream, segment=k)
-    return decoder, state, stream.committed[decoder].state, extra["losses"]
+        state = store.committed[decoder].state if k else None
+        _, extra = decoder(piece, store=store, segment=k)
+    return decoder, state, store.committed[decoder].state, extra["losses"]
 
 
 @pytest.mark.parametrize("kind", ["compressive", "compressive-dilated", "compressive-pre-norm"])
@@ -93,9 +93,9 @@ def test_the_text_loss_leaves_the_compression_alone_and_training_improves_it() -
     optimizer = torch.optim.Adam(decoder.memory.parameters(), lr=0.02)
     history = []
     for _ in range(15):
-        stream, losses = MemoryStore("test"), []
+        store, losses = MemoryStore("test"), []
         for k, piece in enumerate(pieces(text(2, 24))):
-            scores, extra = decoder(piece, stream=stream, segment=k)
+            scores, extra = decoder(piece, store=store, segment=k)
             losses.append(extra["losses"]["reconstruction"])
             text_loss = scores.logsumexp(-1).sum()
             assert not torch.autograd.grad(text_loss, list(decoder.memory.parameters()), allow_unused=True)[0]
@@ -119,11 +119,11 @@ def test_compression_by_one_is_a_longer_memory() -> None:
 
 def test_usage_is_the_attention_per_query() -> None:
     """What the most-used rows are chosen by, from the weights of the layer's own attention."""
-    decoder, stream = make("compressive-used", mem_len=8), MemoryStore("test")
+    decoder, store = make("compressive-used", mem_len=8), MemoryStore("test")
     tokens = text(1, 12)
     for k, piece in enumerate(pieces(tokens)):
-        decoder(piece, stream=stream, segment=k)
-    state = stream.committed[decoder].state
+        decoder(piece, store=store, segment=k)
+    state = store.committed[decoder].state
     layer, rows = decoder.layers[0], decoder.embed(tokens, 0)
     geometry = decoder.positions.geometry(SEGMENT, 8, SEGMENT, rows)
     q = layer.attention.split(layer.attention.q_proj(rows[:, 8:])) * layer.attention.head_dim**-0.5
@@ -280,13 +280,13 @@ def test_the_signal_never_forgets_its_beginning_at_once() -> None:
 @given(entries=st.integers(1, 12), seed=st.integers(0, 1000))
 def test_learned_distances(entries: int, seed: int) -> None:
     """The memory filled, so that distances go beyond a short table."""
-    decoder, stream = make("recurrence-shaw", seed=seed, max_distance=entries), MemoryStore("test")
+    decoder, store = make("recurrence-shaw", seed=seed, max_distance=entries), MemoryStore("test")
     tokens = text(2, 3 * SEGMENT, seed)
     seen = {}
     attention = decoder.layers[0].attention
     attention.out_proj.register_forward_hook(lambda module, inputs, output: seen.update(heads=inputs[0].detach()))
     for k, piece in enumerate(pieces(tokens)):
-        decoder(piece, stream=stream, segment=k)
+        decoder(piece, store=store, segment=k)
     rows = decoder.embed(tokens, 0)[:, -6 - SEGMENT :]
     Wk, Wv = attention.kv_proj.weight.chunk(2)
     table = (attention.table.content, attention.table.embedding, attention.table.offset)

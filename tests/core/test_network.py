@@ -71,7 +71,7 @@ def test_reference(case) -> None:
     documents = None
     if with_documents:
         documents = (torch.rand(B, total, generator=generator) < 0.15).long().cumsum(1)
-    decoder, stream = build(cfg, weights), MemoryStore("test")
+    decoder, store = build(cfg, weights), MemoryStore("test")
     state, start = ReferenceState.empty(cfg, B), 0
     old_block, positions.BLOCK = positions.BLOCK, block
     try:
@@ -79,7 +79,7 @@ def test_reference(case) -> None:
             span = slice(start, start + length)
             piece = None if documents is None else documents[:, span]
             expected, state = segment(cfg, weights, state, tokens[:, span], keep=keep, documents=piece)
-            scores, _ = decoder(tokens[:, span], stream=stream, segment=number, tokens_to_memory=keep, documents=piece)
+            scores, _ = decoder(tokens[:, span], store=store, segment=number, tokens_to_memory=keep, documents=piece)
             torch.testing.assert_close(scores, expected, rtol=EXACT, atol=EXACT)
             # Squares give each entry of the gradient a weight of its own.
             expected.square().sum().backward()
@@ -94,7 +94,7 @@ def test_reference(case) -> None:
         own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         scale = max(1.0, float(gradients[name].abs().max()))
         torch.testing.assert_close(own / scale, gradients[name] / scale, rtol=EXACT, atol=EXACT, msg=name)
-    compare_states(cfg, stream.committed[decoder].state, state, with_documents)
+    compare_states(cfg, store.committed[decoder].state, state, with_documents)
 
 
 def compare_states(cfg: ReferenceConfig, own, expected: ReferenceState, with_documents: bool) -> None:
@@ -124,8 +124,8 @@ def test_single_precision_errs_like_a_plain_softmax(variant: str) -> None:
     one, other = MemoryStore("wide"), MemoryStore("narrow")
     for number in range(4):
         piece = tokens[:, number * 6 : number * 6 + 6]
-        exact, _ = wide(piece, stream=one, segment=number)
-        rounded, _ = narrow(piece, stream=other, segment=number)
+        exact, _ = wide(piece, store=one, segment=number)
+        rounded, _ = narrow(piece, store=other, segment=number)
         torch.testing.assert_close(rounded.double(), exact, rtol=2e-5, atol=2e-5)
         for name, tensor in other.committed[narrow].state.tensors.items():
             assert tensor.dtype == torch.float32, name
@@ -136,13 +136,13 @@ def test_no_matrix_grows_with_memory_squared() -> None:
 
     def multiplications(mem_len: int) -> int:
         cfg = config("lookahead", mem_len=mem_len)
-        decoder, stream = build(cfg, random_weights(cfg)), MemoryStore("test")
+        decoder, store = build(cfg, random_weights(cfg)), MemoryStore("test")
         tokens = torch.randint(cfg.vocab_size, (1, 64))
         for number in range(mem_len // 64 + 1):
-            decoder(tokens, stream=stream, segment=number)
+            decoder(tokens, store=store, segment=number)
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
-            decoder(tokens, stream=stream, segment=mem_len // 64 + 1)
+            decoder(tokens, store=store, segment=mem_len // 64 + 1)
         return counter.get_total_flops()
 
     one, two, four = (multiplications(mem_len) for mem_len in (256, 512, 1024))

@@ -26,10 +26,10 @@ def log_probs(path: Path) -> List[float]:
     text = task.datasets["valid"]
     targets = text.span(0, text.total)
     sources = torch.cat([torch.tensor([task.dictionary.eos()]), targets[:-1]])
-    stream, found = MemoryStore("valid"), []
+    store, found = MemoryStore("valid"), []
     with torch.no_grad():
         for start in range(0, text.total, SEGMENT):
-            output = decoder(sources[None, start : start + SEGMENT], stream=stream, segment=start // SEGMENT)
+            output = decoder(sources[None, start : start + SEGMENT], store=store, segment=start // SEGMENT)
             scores = decoder.get_normalized_probs(output, log_probs=True)[0]
             found.append(scores.gather(-1, targets[start : start + SEGMENT, None]).squeeze(-1))
     return torch.cat(found).tolist()

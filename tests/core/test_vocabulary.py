@@ -78,14 +78,14 @@ def test_full_and_adaptive_embeddings_agree() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype: torch.dtype) -> None:
-    decoder, stream = make("lookahead-adaptive", **TIED).float().train(), MemoryStore("test")
-    exact, exact_stream = make("lookahead-adaptive", **TIED).train(), MemoryStore("exact")
+    decoder, store = make("lookahead-adaptive", **TIED).float().train(), MemoryStore("test")
+    exact, exact_store = make("lookahead-adaptive", **TIED).train(), MemoryStore("exact")
     for k, piece in enumerate(pieces(text(2, 12))):
         with torch.autocast("cpu", dtype=dtype):
-            log_probs, _ = decoder(piece, stream=stream, segment=k, targets=piece)
+            log_probs, _ = decoder(piece, store=store, segment=k, targets=piece)
         assert log_probs.dtype == torch.float32
         (-log_probs.sum()).backward()
-        wide, _ = exact(piece, stream=exact_stream, segment=k, targets=piece)
+        wide, _ = exact(piece, store=exact_store, segment=k, targets=piece)
         # Products are rounded to 8 (bfloat16) or 11 bits; measured: at most 3.4 of these units.
         torch.testing.assert_close(log_probs.double(), wide, rtol=0.0, atol=16 * torch.finfo(dtype).eps)
     assert all(torch.isfinite(p.grad).all() for p in decoder.parameters())

@@ -95,10 +95,10 @@ def test_inputs_alone_tell_where_documents_begin(lines, separator) -> None:
 def test_losses_are_those_of_the_reference_with_documents(kind, lines, separator, rows, tokens, context) -> None:
     cfg = replace(SMALL, **kind)
     weights, dictionary, text = random_weights(cfg), dictionary_of(11), text_of(with_ends(lines))
-    protocol = EvaluationPlan(tokens, context, rows, cfg.capacity, separator=separator)
-    found, tally = losses(LaMemoLanguageModel(build(cfg, weights)), text, protocol, dictionary)
+    plan = EvaluationPlan(tokens, context, rows, cfg.capacity, separator=separator)
+    found, tally = losses(LaMemoLanguageModel(build(cfg, weights)), text, plan, dictionary)
     numbers = torch.tensor(plainly(text.span(0, text.total).tolist(), separator))
-    expected = reference_losses(cfg, weights, text, protocol, EOS, numbers)
+    expected = reference_losses(cfg, weights, text, plan, EOS, numbers)
     torch.testing.assert_close(found, expected, atol=1e-11, rtol=0)
     assert tally.score.scored == text.total
 
@@ -107,8 +107,8 @@ def test_a_document_that_begins_with_a_segment_scores_as_if_it_were_alone() -> N
     first, second = [[6, 7, 8, 9, 10, 6], []], [[7, 9, 9, 8], [10, 6, 7]]  # 8 and 9 tokens
     weights, dictionary = random_weights(SMALL), dictionary_of(11)
     text = text_of(with_ends([*first, *second]))
-    protocol = EvaluationPlan(4, memory=5, separator=Separator(EOS))
-    found, tally = losses(LaMemoLanguageModel(build(SMALL, weights)), text, protocol, dictionary)
+    plan = EvaluationPlan(4, memory=5, separator=Separator(EOS))
+    found, tally = losses(LaMemoLanguageModel(build(SMALL, weights)), text, plan, dictionary)
     tokens = text.span(0, text.total)
     alone = stream_nll(SMALL, weights, tokens[None, 7:], [4, 4, 1])[0]  # its first input is the separator's end
     torch.testing.assert_close(found[8:], alone, atol=1e-11, rtol=0)
@@ -161,10 +161,10 @@ def test_decoding_clears_memories_where_reading_does(kind, separator) -> None:
     source = torch.cat([torch.full((B, 1), EOS), text[:, :-1]], dim=1)
     numbers = torch.tensor([plainly(row, separator) for row in text.tolist()])
     assert (numbers[:, -1] > 1).all()
-    stream, state, found = MemoryStore("text"), {}, []
+    store, state, found = MemoryStore("text"), {}, []
     with torch.no_grad():
         read = [
-            decoder(source[:, n * N : n * N + N], stream=stream, segment=n, documents=numbers[:, n * N : n * N + N])[0]
+            decoder(source[:, n * N : n * N + N], store=store, segment=n, documents=numbers[:, n * N : n * N + N])[0]
             for n in range(6)
         ]
         for end in range(1, 6 * N + 1):

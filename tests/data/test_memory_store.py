@@ -90,7 +90,7 @@ def test_a_batch_with_its_store() -> None:
     made = store()
     batch = {"id": [7], "net_input": {"segment": 4}}
     got = attach(batch, made)
-    assert got == {"id": [7], "net_input": {"segment": 4, "stream": made}}
+    assert got == {"id": [7], "net_input": {"segment": 4, "store": made}}
     assert batch == {"id": [7], "net_input": {"segment": 4}}, "the batch itself is left alone"
     assert attach({}, made) == {}
 

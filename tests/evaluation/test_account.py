@@ -256,7 +256,7 @@ def test_a_plans_batches() -> None:
     assert account.positions.shape == (2, 3) and account.spelling.uses_subwords
     stores = []
     for one in batches:
-        stores.append(one["net_input"].pop("stream"))
+        stores.append(one["net_input"].pop("store"))
         assert one["net_input"]["src_tokens"].size(0) == 2
         account.take(-torch.ones_like(one["target"], dtype=torch.float64))
     assert stores[0] is stores[1] and stores[0].name == "test"

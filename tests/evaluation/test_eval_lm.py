@@ -172,8 +172,8 @@ def test_overrides_equal_a_model_built_with_them(corpus: Path, checkpoint: Path)
     built = LaMemoLanguageModel.build_model(cfg.model, task)
     built.load_state_dict(weights)
     [trained], _, _ = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], {}, task)
-    text, protocol = random_text(300, 30), EvaluationPlan(16, memory=50)
-    found = [losses(model.eval(), text, protocol, task.source_dictionary)[0] for model in (overridden, built, trained)]
+    text, plan = random_text(300, 30), EvaluationPlan(16, memory=50)
+    found = [losses(model.eval(), text, plan, task.source_dictionary)[0] for model in (overridden, built, trained)]
     assert torch.equal(found[0], found[1])
     assert (found[0] - found[2]).abs().max() > 1e-4
 

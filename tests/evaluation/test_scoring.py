@@ -54,9 +54,9 @@ def test_every_loss_is_the_references(variant, total, rows, tokens, context, war
     cfg = replace(SMALL, **VARIANTS[variant])
     weights, dictionary = random_weights(cfg), dictionary_of(cfg.vocab_size)
     text = random_text(total, cfg.vocab_size)
-    protocol = EvaluationPlan(tokens, context, rows, cfg.capacity, warmup)
-    found, tally = losses(model_of(cfg, weights), text, protocol, dictionary)
-    expected = reference_losses(cfg, weights, text, protocol, dictionary.eos())
+    plan = EvaluationPlan(tokens, context, rows, cfg.capacity, warmup)
+    found, tally = losses(model_of(cfg, weights), text, plan, dictionary)
+    expected = reference_losses(cfg, weights, text, plan, dictionary.eos())
     torch.testing.assert_close(found, expected, **EXACT)
     assert tally.score.scored == tally.score.targets == total
     assert tally.score.nats == pytest.approx(float(expected.sum()), rel=1e-12)
@@ -156,9 +156,9 @@ def test_the_protocol_of_truncated_bptt_by_counting_its_tokens(block: int, memor
     counted = theirs.view(blocks, block)[:, :-1]
     # Ours: the same inputs come of a text whose first token stands in the place of </s>.
     rest, first = text_of([tokens[1 : blocks * block + 1].tolist()]), int(tokens[0])
-    protocol = EvaluationPlan(block, memory=memory)
-    segments = Segments(rest, protocol.cut(rest, dictionary).layout, dictionary.pad(), first)
-    batches = protocol.batches(rest, dictionary, ignore)
+    plan = EvaluationPlan(block, memory=memory)
+    segments = Segments(rest, plan.cut(rest, dictionary).layout, dictionary.pad(), first)
+    batches = plan.batches(rest, dictionary, ignore)
     batches.batches.batches = [segments.collater([segments[n] for n in items]) for items in segments.batches(1, 1)]
     score_batches(model_of(cfg, weights), batches, torch.device("cpu"))
     nats, targets = batches.tally.positions[:, :-1].sum(1)
@@ -185,11 +185,11 @@ def test_the_account_is_that_of_fairseqs_scorer(softmax_batch, members: int) -> 
 
 def test_a_probe_changes_nothing_and_sees_all_attention() -> None:
     dictionary, text = dictionary_of(11), random_text(60, 11)
-    model, protocol = model_of(SMALL, random_weights(SMALL)), EvaluationPlan(4, rows=2, memory=5)
+    model, plan = model_of(SMALL, random_weights(SMALL)), EvaluationPlan(4, rows=2, memory=5)
     scores = []
     probe = Probe(SMALL.layers, reach=20)
     for look in (None, probe):
-        batches = protocol.batches(text, dictionary, ignore)
+        batches = plan.batches(text, dictionary, ignore)
         score_batches(model, batches, torch.device("cpu"), look)
         scores.append(batches.tally.score)
     assert scores[0] == scores[1]

@@ -37,13 +37,13 @@ def trained(memory_type: str, updates: int = 200) -> Tuple[LaMemoLanguageModel, 
     )
     model = LaMemoLanguageModel(LaMemoDecoder(cfg, dictionary, SEGMENT)).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    segments, stream = (
+    segments, store = (
         EvaluationPlan(SEGMENT, rows=16, warmup=0).cut(text_of([ids[:140_000]]), dictionary),
         MemoryStore("train"),
     )
     for items in segments.batches(16, 1)[:updates]:
         batch = segments.collater([segments[item] for item in items])
-        scores, _ = model(**batch["net_input"], stream=stream)
+        scores, _ = model(**batch["net_input"], store=store)
         F.cross_entropy(scores.flatten(0, 1), batch["target"].flatten()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
         optimizer.step()
@@ -61,8 +61,8 @@ def trained(memory_type: str, updates: int = 200) -> Tuple[LaMemoLanguageModel, 
 def test_warm_streams_stay_within_a_thousandth(memory_type: str) -> None:
     model, dictionary, text = trained(memory_type)
 
-    def perplexity(protocol: EvaluationPlan) -> float:
-        batches = protocol.batches(text, dictionary, ignore)
+    def perplexity(plan: EvaluationPlan) -> float:
+        batches = plan.batches(text, dictionary, ignore)
         score_batches(model, batches, torch.device("cpu"))
         return batches.tally.score.perplexity
 

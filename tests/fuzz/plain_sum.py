@@ -40,7 +40,7 @@ def read_row(
         piece = source[None, start:after]
         moved = after - start if after == end else following - start
         with torch.no_grad():
-            output = decoder(piece, stream=store, segment=number, tokens_to_memory=moved)
+            output = decoder(piece, store=store, segment=number, tokens_to_memory=moved)
             log_probs = decoder.get_normalized_probs(output, log_probs=True)[0].double()
         for place in range(max(cut, first), after):
             nats -= float(log_probs[place - start, text[place]])

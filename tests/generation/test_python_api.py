@@ -59,12 +59,12 @@ def test_scores_are_those_of_the_segments(lm: TextInterface) -> None:
     text = "A class is a template.\nIts value is an object, and so are all others that come after it.\n"
     found, tokens = lm.score(text), lm.encode(text)
     assert found["tokens"].tolist() == tokens.tolist()
-    decoder, stream = lm.models[0].decoder, MemoryStore("test")
+    decoder, store = lm.models[0].decoder, MemoryStore("test")
     N = decoder.segment_length
     assert N == 16  # the checkpoint's, without being named
     source = torch.cat([tokens.new_tensor([lm.src_dict.eos()]), tokens[:-1]]).unsqueeze(0)
     with torch.no_grad():
-        scores = [decoder(piece, stream=stream, segment=k)[0] for k, piece in enumerate(source.split(N, dim=1))]
+        scores = [decoder(piece, store=store, segment=k)[0] for k, piece in enumerate(source.split(N, dim=1))]
     expected = torch.cat(scores, 1).log_softmax(-1)[0].gather(1, tokens.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(found["positional_scores"], expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(found["score"], expected.mean(), rtol=0, atol=1e-5)

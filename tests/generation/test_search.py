@@ -229,10 +229,10 @@ def test_sampled_tokens_are_of_the_chosen_few() -> None:
 
 
 def state_before(one: LaMemoLanguageModel, source: Tensor, segment: int) -> MemoryState:
-    stream = MemoryStore("test")
+    store = MemoryStore("test")
     for number, piece in enumerate(pieces(source)[:segment]):
-        one.decoder(piece, stream=stream, segment=number)
-    return stream.committed[one.decoder].state if segment else one.decoder.memory.empty(1, source.new_zeros(1).double())
+        one.decoder(piece, store=store, segment=number)
+    return store.committed[one.decoder].state if segment else one.decoder.memory.empty(1, source.new_zeros(1).double())
 
 
 class Whole:

@@ -45,11 +45,11 @@ def criterion(sentence_avg: bool = False) -> MemoryCrossEntropyCriterion:
 
 def samples(decoder: Any, padded: int) -> List[Dict[str, Any]]:
     """Segments of a text whose second row ends ``padded`` tokens before the last segment's end."""
-    stream, batches = MemoryStore("test"), []
+    store, batches = MemoryStore("test"), []
     targets = text(2, 24, seed=1)
     targets[1, 24 - padded :] = PAD
     for k, (source, target) in enumerate(zip(pieces(text(2, 24)), pieces(targets))):
-        net_input = {"prev_output_tokens": source, "stream": stream, "segment": k}
+        net_input = {"prev_output_tokens": source, "store": store, "segment": k}
         batches.append({"net_input": net_input, "target": target, "ntokens": int((target != PAD).sum())})
     return batches
 

@@ -1,4 +1,4 @@
-"""The task through fairseq's commands: what it feeds, and what must not leak from one stream set to another."""
+"""The task through fairseq's commands: what it feeds, and what must not leak from one set of streams to another."""
 
 import math
 import re
@@ -95,17 +95,17 @@ def test_rotation_is_seeded_and_differs_between_epochs() -> None:
 
 
 def test_a_stream_continues_only_what_it_expects() -> None:
-    stream, one, two = MemoryStore("x"), object(), object()
+    store, one, two = MemoryStore("x"), object(), object()
 
     def state(rows: int) -> MemoryState:
         return MemoryState({"rows": torch.zeros(rows, 3, 1)}, 3, 3)
 
-    stream.keep(one, 0, state(4))
-    assert stream.recall(one, 1, 4) is not None
-    assert stream.recall(two, 1, 4) is None, "another reader"
-    assert stream.recall(one, 0, 4) is None, "segment 0 begins a text"
-    assert stream.recall(one, 2, 4) is None, "a segment was left out"
-    assert stream.recall(one, 1, 3) is None, "another number of streams"
+    store.keep(one, 0, state(4))
+    assert store.recall(one, 1, 4) is not None
+    assert store.recall(two, 1, 4) is None, "another decoder"
+    assert store.recall(one, 0, 4) is None, "segment 0 begins a text"
+    assert store.recall(one, 2, 4) is None, "a segment was left out"
+    assert store.recall(one, 1, 3) is None, "another number of streams"
 
 
 def test_memory_of_an_update_that_was_not_made_is_dropped() -> None:

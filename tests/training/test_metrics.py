@@ -120,7 +120,7 @@ def test_checkpointed_activations(data, flags):
         for batch in batches[:3]:
             kept.clear()
             memory.begin()
-            sample = {**batch, "net_input": {**batch["net_input"], "stream": memory}}
+            sample = {**batch, "net_input": {**batch["net_input"], "store": memory}}
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 loss, _, _ = criterion(model, sample)
             loss.backward()

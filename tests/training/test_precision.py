@@ -158,7 +158,7 @@ def test_memory_after_an_overflow_is_that_of_before(data):
     other = MemoryStore("train")
     for place, number in enumerate(made):
         set_torch_seed(number)
-        model(**{**batches[number]["net_input"], "segment": place, "stream": other})
+        model(**{**batches[number]["net_input"], "segment": place, "store": other})
         expected = other.committed[model.decoder].state
         assert all(torch.equal(tensor, expected.tensors[name]) for name, tensor in states[place].tensors.items())
 
