@@ -21,8 +21,11 @@ setup(
     entry_points={"console_scripts": ["lamemo=lamemo_command:main"]},
     python_requires=">=3.9,<3.13",  # no build of fairseq is known to run on later ones
     py_modules=["lamemo_command"],  # beside the package, whose import takes seconds
-    packages=find_packages(include=["lamemo_fairseq", "lamemo_fairseq.*"]),
-    package_data={"lamemo_fairseq": ["py.typed"], "lamemo_fairseq.benchmark": ["fake_cuda.cpp"]},
+    packages=[*find_packages(include=["lamemo_fairseq", "lamemo_fairseq.*"]), "hydra_plugins"],  # hydra's own namespace
+    package_data={
+        "lamemo_fairseq": ["py.typed", "config/*.yaml", "config/variant/*.yaml"],
+        "lamemo_fairseq.benchmark": ["fake_cuda.cpp"],
+    },
     install_requires=[
         *FAIRSEQ,
         "torch>=1.13",

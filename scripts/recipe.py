@@ -140,7 +140,7 @@ class Recipe:
             return
         folder.mkdir(parents=True, exist_ok=True)
         record.write_text(asked)
-        config = ROOT / "examples" / self.corpus / "config"
+        config = ROOT / "lamemo_fairseq" / "config"
         run(
             *("fairseq-hydra-train", "--config-dir", config, "--config-name", f"lamemo_{preset.size}"),
             *(f"+variant={preset.variant}", f"task.data={self.data}", f"common.user_dir={ROOT / 'lamemo_fairseq'}"),

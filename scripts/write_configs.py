@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes examples/*/config from the table in lamemo_fairseq/plugin/presets.py: a file per size, a group of variants."""
+"""Writes lamemo_fairseq/config from the table in plugin/presets.py: a file per size, a group of variants."""
 
 from pathlib import Path
 from typing import Any, Dict
@@ -9,11 +9,11 @@ import yaml
 from lamemo_fairseq.plugin.presets import SIZES, VARIANTS
 from lamemo_fairseq.plugin.recipes import hydra_config, variant_config
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "lamemo_fairseq" / "config"
 MADE = "# Made by scripts/write_configs.py from lamemo_fairseq/plugin/presets.py: change it there.\n"
 HEADER = """\
-# fairseq-hydra-train --config-dir {folder} --config-name {name} \\
-#     task.data=/abs/path/to/data-bin common.user_dir=/abs/path/to/lamemo_fairseq [+variant=NAME]
+# fairseq-hydra-train --config-name {name} task.data=/abs/path/to/data-bin [+variant=NAME]
 """
 
 
@@ -24,14 +24,13 @@ def dump(values: Dict[str, Any]) -> str:
 
 def files() -> Dict[Path, str]:
     """Each file, and what stands in it."""
-    made = {}
-    for size, what in SIZES.items():
-        folder, name = EXAMPLES / what.example / "config", f"lamemo_{size}"
-        header = HEADER.format(folder=folder.relative_to(EXAMPLES.parent), name=name)
-        made[folder / f"{name}.yaml"] = MADE + header + dump(hydra_config(size))
-        for variant in VARIANTS:
-            text = f"# @package model\n{MADE}" + dump(variant_config(variant))
-            made[folder / "variant" / f"{variant}.yaml"] = text
+    made = {
+        FOLDER / f"lamemo_{size}.yaml": MADE + HEADER.format(name=f"lamemo_{size}") + dump(hydra_config(size))
+        for size in SIZES
+    }
+    for variant in VARIANTS:
+        text = f"# @package model\n{MADE}" + dump(variant_config(variant))
+        made[FOLDER / "variant" / f"{variant}.yaml"] = text
     return made
 
 
@@ -39,4 +38,4 @@ if __name__ == "__main__":
     for path, text in files().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        print(path.relative_to(EXAMPLES.parent))
+        print(path.relative_to(ROOT))

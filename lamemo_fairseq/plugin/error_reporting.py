@@ -4,12 +4,13 @@ Mistakes that this package finds are ``UsageError``. A few that only fairseq or 
 checkpoint, say) are recognised by the function in which they were raised.
 """
 
+import difflib
 import os
 import re
 import sys
 import traceback
 from types import TracebackType
-from typing import Any, Dict, Optional, Type
+from typing import Any, Dict, NoReturn, Optional, Type
 
 from hydra._internal import utils as hydra_utils
 from hydra.errors import CompactHydraException
@@ -40,6 +41,17 @@ def raised_in(error: BaseException, function: str) -> Optional[Dict[str, Any]]:
         if frame.f_code.co_name == function:
             return frame.f_locals
     return None
+
+
+def refuse_flag(message: str) -> NoReturn:
+    """Raises argparse's ``message`` as a ``UsageError``; of more choices than a line takes, those that look alike."""
+    found = re.fullmatch(r"argument (--[\w-]+)\S*: invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
+    if found is None:
+        raise UsageError(f"{message.removeprefix('argument ')} (--help lists all flags)")
+    flag, value, choices = found[1], found[2], re.findall(r"[^\s,']+", found[3])
+    alike = choices if len(choices) <= 8 else difflib.get_close_matches(value, choices, n=8, cutoff=0.8)
+    way_out = f"choose {', '.join(alike)}" if alike else "--help lists what is"
+    raise UsageError(f"{flag} {value} is not known: {way_out}")
 
 
 def explain_rank(error: BaseException) -> Optional[str]:

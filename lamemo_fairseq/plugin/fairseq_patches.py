@@ -12,6 +12,13 @@ of ``Trainer``                  why
 ==============================  ==================================================================================
 
 ==============================  ==================================================================================
+of ``options``                  why
+==============================  ==================================================================================
+``parse_args_and_arch``         argparse shows two hundred lines of usage for a flag that is misspelt, and all of
+                                fairseq's architectures for an ``--arch`` that is
+==============================  ==================================================================================
+
+==============================  ==================================================================================
 of the optimizers of 16 bits    why
 ==============================  ==================================================================================
 ``state_dict``                  float32 weights and the place of the loss scale are left out, so that a resumed run
@@ -46,7 +53,7 @@ from argparse import Namespace
 from typing import Any, Dict
 
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, options
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.optim import AMPOptimizer, FP16Optimizer, MemoryEfficientFP16Optimizer
@@ -65,6 +72,7 @@ from ..training.resume import StreamIterator
 from ..training.saved_run import check_form
 from ..training.train_step import check_room
 from . import fairseq_logs
+from .error_reporting import refuse_flag
 from .start_checks import (
     carry_finetuned,
     check_beginning,
@@ -91,12 +99,25 @@ class WholeFiles(PathManager):
 
 def install() -> None:
     """Wraps fairseq's functions, and lets torch read what fairseq sends from rank to rank."""
+    patch_options()
     patch_trainer()
     patch_half_precision()
     patch_writing()
     patch_reading()
     allow_broadcasts()
     fairseq_logs.install()
+
+
+def patch_options() -> None:
+    """A mistake in flags is one line."""
+    parse = options.parse_args_and_arch
+
+    @functools.wraps(parse)
+    def parse_in_one_line(parser: Any, *arguments: Any, **named: Any) -> Any:
+        parser.error = refuse_flag
+        return parse(parser, *arguments, **named)
+
+    options.parse_args_and_arch = parse_in_one_line
 
 
 def patch_trainer() -> None:

@@ -1,6 +1,6 @@
 """One table of presets: a size of a corpus and a variant of the model, each a short difference from the defaults.
 
-``--arch VARIANT_lm_SIZE`` on the command line and the YAML files under ``examples/``, made by
+``--arch VARIANT_lm_SIZE`` on the command line and the YAML files in ``lamemo_fairseq/config``, made by
 ``scripts/write_configs.py``, both follow from it (``recipes.py``), and so do the benchmark's counts. Sizes ``*_base``,
 and how they are trained: the authors' run scripts (LaMemo, arXiv 2204.07341); they are those of Transformer-XL's base
 models for the same corpora (arXiv 1901.02860). Sizes ``*_small`` are ours, for one GPU; nobody has published a number
@@ -58,7 +58,7 @@ class Size:
     """Sizes of a model for a corpus.
 
     Attributes:
-        example: folder under ``examples/`` that holds its YAML and its page.
+        example: folder under ``examples/`` that holds its page.
         vocabulary: V, symbols of the corpus as that page prepares it, for counts.
         model: fields of ``LaMemoConfig``.
         training: how it is trained.

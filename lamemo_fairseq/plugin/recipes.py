@@ -1,6 +1,6 @@
 """A preset as fairseq takes it: flags of the command line, or YAML for hydra. The table itself is ``presets.py``.
 
-``scripts/write_configs.py`` writes the YAML files under ``examples/``: a whole file per size, with LaMemo's model, and
+``scripts/write_configs.py`` writes the YAML files in ``config/``: a whole file per size, with LaMemo's model, and
 beside it a group ``variant`` of short ones, so that ``+variant=transformer_xl`` takes another model, and ``--multirun
 +variant=lamemo,transformer_xl`` trains several.
 """
@@ -24,7 +24,7 @@ CRITERION = "memory_cross_entropy"
 
 
 def hydra_config(size: str) -> Dict[str, Any]:
-    """LaMemo at a size as ``fairseq-hydra-train`` takes it; ``task.data`` and ``common.user_dir`` are the user's.
+    """LaMemo at a size as ``fairseq-hydra-train`` takes it; ``task.data`` is the user's.
 
     Hydra refuses an override of a field that the file does not have, and fairseq merges the plugin's fields too late
     for that: hence every field of model, task, criterion, optimizer and schedule stands in it.
@@ -32,7 +32,7 @@ def hydra_config(size: str) -> Dict[str, Any]:
     preset, training = Preset("lamemo", size), SIZES[size].training
     task = {"data": "???", "tokens_per_sample": training.tokens_per_sample, "random_offset": training.random_offset}
     return {
-        "common": {"user_dir": "???", "seed": 1, "log_interval": 50},
+        "common": {"seed": 1, "log_interval": 50},
         "checkpoint": {
             "no_epoch_checkpoints": True,
             "best_checkpoint_metric": training.best_metric,

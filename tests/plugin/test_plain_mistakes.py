@@ -36,6 +36,14 @@ def without(flag: str) -> List[str]:
 
 #: flags of fairseq-train -> how the line begins
 TRAINING = {
+    "architecture": (
+        ["--arch", "lamemo_lm_wt103_bse"],
+        "--arch lamemo_lm_wt103_bse is not known: choose lamemo_lm_wt1",
+    ),
+    "no architecture at all": (["--arch", "x"], "--arch x is not known: --help lists what is"),
+    "choice": (["--memory-type", "lokahead"], "--memory-type lokahead is not known: choose lookahead, recurrence, "),
+    "flag": (["--memory-lenght", "3"], "unrecognized arguments: --memory-lenght 3 (--help lists all flags)"),
+    "flag without a value": (["--mem-len"], "--mem-len: expected one argument (--help lists all flags)"),
     "batch size 0": (["--batch-size", "0"], "--batch-size 0 is too small: choose 1 or more"),
     "negative batch size": (["--batch-size", "-3"], "--batch-size -3 is too small: choose 1 or more"),
     "batch size of validation": (["--batch-size-valid", "0"], "--batch-size-valid 0 is too small: choose 1 or more"),

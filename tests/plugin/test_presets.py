@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
 import torch
@@ -17,7 +17,11 @@ from conftest import USER_DIR, run
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+from hydra_plugins.lamemo_presets import LaMemoPresets
 from lamemo_fairseq.benchmark.paper import Symbols
 from lamemo_fairseq.core.memory import KINDS
 from lamemo_fairseq.plugin.config import LaMemoConfig, MemoryLanguageModelingConfig
@@ -82,7 +86,7 @@ def test_yaml_is_what_the_table_says() -> None:
     files = write_configs.files()
     for path, text in files.items():
         assert path.read_text() == text, path
-    assert set((ROOT / "examples").glob("*/config/**/*.yaml")) == set(files)
+    assert set((ROOT / "lamemo_fairseq" / "config").rglob("*")) - {write_configs.FOLDER / "variant"} == set(files)
 
 
 # The table is their product: each size and each variant once will do.
@@ -103,7 +107,7 @@ def test_yaml_and_command_line_mean_the_same(name: str, corpus: Path) -> None:
 
 def composed(preset: Preset) -> Dict[str, Any]:
     """The YAML of a size with that of a variant, as hydra puts them together."""
-    folder = ROOT / "examples" / preset.example / "config"
+    folder = write_configs.FOLDER
     size = yaml.safe_load((folder / f"lamemo_{preset.size}.yaml").read_text())
     variant = (folder / "variant" / f"{preset.variant}.yaml").read_text()
     assert variant.startswith("# @package model\n")
@@ -112,9 +116,8 @@ def composed(preset: Preset) -> Dict[str, Any]:
 
 def hydra_train(corpus: Path, folder: Path, *changes: str) -> "subprocess.CompletedProcess[str]":
     """``fairseq-hydra-train`` as the README of the example has it."""
-    words = [Path(sys.executable).with_name("fairseq-hydra-train"), "--config-dir"]
-    words += [ROOT / "examples/shakespeare/config", "--config-name", "lamemo_small", f"task.data={corpus}"]
-    words += [f"common.user_dir={USER_DIR}", f"hydra.run.dir={folder}/run", *changes]
+    words = [Path(sys.executable).with_name("fairseq-hydra-train"), "--config-name", "lamemo_small"]
+    words += [f"task.data={corpus}", f"hydra.run.dir={folder}/run", *changes]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run([*map(str, words)], env=environment, capture_output=True, text=True)
 
@@ -132,14 +135,14 @@ def test_hydra_trains_the_same_weights(corpus: Path, tmp_path: Path) -> None:
 
 def test_every_field_of_the_plugin_may_be_overridden(corpus: Path, tmp_path: Path) -> None:
     """Plainly, as hydra's own fields: each stands in the YAML of each recipe, or takes another group's value."""
-    for size, what in SIZES.items():
-        name = ROOT / "examples" / what.example / "config" / f"lamemo_{size}.yaml"
+    for size in SIZES:
+        name = write_configs.FOLDER / f"lamemo_{size}.yaml"
         written = yaml.safe_load(name.read_text())
         for group, config in {"model": LaMemoConfig, "task": MemoryLanguageModelingConfig}.items():
             linked = {field.name for field in dataclasses.fields(config) if str(field.default).startswith("${")}
             assert {field.name for field in dataclasses.fields(config)} == written[group].keys() | linked, name
             assert not written[group].keys() & linked
-    written = yaml.safe_load((ROOT / "examples/shakespeare/config/lamemo_small.yaml").read_text())
+    written = yaml.safe_load((write_configs.FOLDER / "lamemo_small.yaml").read_text())
     changes = [
         f"{group}.{field}=7" for group in ("model", "task", "optimizer", "lr_scheduler") for field in written[group]
     ]
@@ -190,3 +193,49 @@ def test_hydra_shows_mistakes_in_one_line(corpus: Path, tmp_path: Path, change: 
     assert done.returncode == 1
     assert any(said.startswith(line.format(run=tmp_path / "run")) for said in done.stderr.splitlines()), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        (
+            ["+variant=lahmemo"],
+            "+variant=lahmemo is not known: choose of compressive, infinity_former, lamemo, ",
+        ),
+        (["+variant=lamemo,lahmemo", "--multirun"], "+variant=lahmemo is not known: choose of compressive"),
+        (["common.user_dir=lamemo_fairseq"], "common.user_dir=lamemo_fairseq is relative, and hydra changes the work"),
+        (["common.user_dir=/none"], f"common.user_dir=/none is no directory: leave it out, which means {USER_DIR}, or"),
+        (["--config-name", "lamemo_huge"], "--config-name lamemo_huge is not known: choose of lamemo_enwik8_base, "),
+    ],
+    ids=["variant", "one of several variants", "relative user_dir", "no user_dir", "preset"],
+)
+def test_before_hydra_composes(
+    change: List[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Hydra calls what stands in its namespace of plugins, here in this process: one line, and nothing is written."""
+    words = ["fairseq-hydra-train", "--config-name", "lamemo_small", f"task.data={tmp_path}", *change]
+    monkeypatch.setattr("sys.argv", words)
+    monkeypatch.chdir(tmp_path)
+    (plugin,) = (one for one in Plugins.instance().discover(SearchPathPlugin) if one.__name__ == "LaMemoPresets")
+    with pytest.raises(SystemExit) as end:
+        plugin().manipulate_search_path(ConfigSearchPathImpl())
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and said.startswith(f"error: {line}") and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["other"], ["fairseq-hydra-train"], ["fairseq-hydra-train", "--config-name", "x"]])
+def test_other_programs_and_configurations_are_left_alone(words: List[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [*words, "+variant=mine", "common.user_dir=mine"])
+    path = ConfigSearchPathImpl()
+    LaMemoPresets().manipulate_search_path(path)
+    assert path.get_path() == []
+
+
+def test_a_configuration_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a name of our kind, in a folder of the user's."""
+    (tmp_path / "lamemo_mine.yaml").write_text("task: {}\n")
+    monkeypatch.setattr(
+        "sys.argv", ["fairseq-hydra-train", "--config-dir", str(tmp_path), "--config-name", "lamemo_mine"]
+    )
+    LaMemoPresets().manipulate_search_path(ConfigSearchPathImpl())

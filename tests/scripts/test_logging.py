@@ -111,7 +111,7 @@ def test_logs_of_each_job_of_multirun(corpus: Path, tmp_path: Path) -> None:
     changes += ["common.log_format=json", "common.log_file=log", "common.tensorboard_logdir=tb", "common.cpu=true"]
     changes += ["common.wandb_project=x", f"hydra.sweep.dir={tmp_path}/sweep", "--multirun"]
     words = [Path(sys.executable).with_name("fairseq-hydra-train"), "--config-dir"]
-    words += [ROOT / "examples/shakespeare/config", "--config-name", "lamemo_small", f"task.data={corpus}"]
+    words += [ROOT / "lamemo_fairseq/config", "--config-name", "lamemo_small", f"task.data={corpus}"]
     words += [f"common.user_dir={ROOT}/lamemo_fairseq", *changes]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     done = subprocess.run([*map(str, words)], env=environment, capture_output=True, text=True)

@@ -1,0 +1,83 @@
+"""Presets of lamemo_fairseq by their names alone: ``fairseq-hydra-train --config-name lamemo_wt103_base``.
+
+Hydra imports what stands in the namespace ``hydra_plugins`` before it composes a configuration, in every program of the
+environment; in programs other than fairseq's, and for other configurations, nothing is done here. Fairseq imports the
+package itself (``common.user_dir``) after composing, in a folder that hydra has changed to: too late for one line about
+an unknown variant, and the wrong place for a relative path. So both are looked at here.
+"""
+
+import os
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import List, NoReturn, Optional
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+PROGRAMS = ("fairseq-hydra-train", "hydra_train")  # fairseq's other commands compose a configuration too
+USER_DIR = "common.user_dir="
+VARIANT = re.compile(r"\+{0,2}variant=(.*)")
+
+
+class LaMemoPresets(SearchPathPlugin):
+    """Adds the package's ``config`` where ``fairseq-hydra-train`` is asked for one of its configurations."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called once, before anything is composed."""
+        package = find_spec("lamemo_fairseq")
+        if Path(sys.argv[0]).stem not in PROGRAMS or package is None or package.origin is None:
+            return
+        from hydra._internal.utils import get_args  # as fairseq's command itself finds the name
+
+        given, user_dir = get_args(), Path(package.origin).resolve().parent
+        name, folder = str(given.config_name), user_dir / "config"
+        if not (folder / f"{name}.yaml").is_file():
+            check_name(name, given.config_dir, folder)
+            return
+        check_variants(given.overrides, folder)
+        check_user_dir(given.overrides, user_dir)
+        search_path.append("lamemo_fairseq", f"file://{folder}")
+        set_user_dir(name, user_dir)
+
+
+def check_name(name: str, own: Optional[str], folder: Path) -> None:
+    """Ends with one line where ``--config-name`` is nearly one of ours, and no file of the user's ``--config-dir``."""
+    if name.startswith("lamemo_") and not (own and (Path(own) / f"{name}.yaml").is_file()):
+        die(f"--config-name {name} is not known: choose of {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}")
+
+
+def check_variants(overrides: List[str], folder: Path) -> None:
+    """Ends with one line where ``+variant=`` names none of ours."""
+    known = sorted(path.stem for path in (folder / "variant").glob("*.yaml"))
+    for override in overrides:
+        found = VARIANT.fullmatch(override)
+        for name in found[1].split(",") if found else ():
+            if name.strip() not in known:
+                die(f"+variant={name} is not known: choose of {', '.join(known)}")
+
+
+def check_user_dir(overrides: List[str], installed: Path) -> None:
+    """Ends with one line where ``common.user_dir`` would not be found."""
+    for override in overrides:
+        path = override[len(USER_DIR) :]
+        if override.startswith(USER_DIR) and not (os.path.isabs(path) and os.path.isdir(path)):
+            reason = (
+                "is no directory" if os.path.isabs(path) else "is relative, and hydra changes the working directory"
+            )
+            die(f"{override} {reason}: leave it out, which means {installed}, or write it from the root")
+
+
+def set_user_dir(name: str, user_dir: Path) -> None:
+    """Makes ``user_dir`` the default of ``common.user_dir``, in the schema that fairseq has stored for ``name``."""
+    from fairseq.dataclass.configs import CommonConfig, FairseqConfig
+
+    ConfigStore.instance().store(name=name, node=FairseqConfig(common=CommonConfig(user_dir=str(user_dir))))
+
+
+def die(message: str) -> NoReturn:
+    """Ends with one line, as the plugin's own errors do."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
