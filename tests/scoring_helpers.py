@@ -47,14 +47,14 @@ def losses(
 ) -> Tuple[Tensor, LossAccumulator]:
     """Loss of each target of the plan's shard, in the text's order, and the account."""
     batches = plan.batches(text, dictionary, ignore, workers)
-    rows: List[List[Tensor]] = [[] for _ in range(plan.rows)]
+    streams: List[List[Tensor]] = [[] for _ in range(plan.streams)]
     with torch.no_grad():
         for batch in batches:
             answers, _ = model(**batch["net_input"], targets=batch["target"])
             batch["tally"].take(answers)
-            for row, target in enumerate(batch["target"]):
-                rows[row].append(-answers[row][target != dictionary.pad()])
-    return torch.cat([part for row in rows for part in row]).double(), batches.tally
+            for stream, target in enumerate(batch["target"]):
+                streams[stream].append(-answers[stream][target != dictionary.pad()])
+    return torch.cat([part for stream in streams for part in stream]).double(), batches.tally
 
 
 def reference_losses(
@@ -65,12 +65,12 @@ def reference_losses(
     eos: int,
     documents: Optional[Tensor] = None,
 ) -> Tensor:
-    """The same from the slow reference: each row from where its warm-up begins."""
+    """The same from the slow reference: each stream from where its warm-up begins."""
     tokens = torch.cat([torch.tensor([eos]), text.span(0, text.total)])  # [1 + total]: sources, shifted by one
-    rows = plan.rows * plan.shards
-    share = -(-text.total // rows)
+    streams = plan.streams * plan.shards
+    share = -(-text.total // streams)
     warmup = plan.memory + plan.context if plan.warmup is None else plan.warmup
-    lead = warmup % plan.tokens if rows > 1 else 0  # a short segment, so that a warm-up ends with one
+    lead = warmup % plan.tokens if streams > 1 else 0  # a short segment, so that a warm-up ends with one
     found = []
     for first in range(0, text.total, share):
         begin, end = max(0, first - warmup), min(first + share, text.total)
@@ -78,7 +78,7 @@ def reference_losses(
         whole, rest = divmod(end - begin - short, plan.tokens)
         lengths = [short] * (short > 0) + [plan.tokens] * whole + [rest] * (rest > 0)
         numbers = None if documents is None else documents[None, begin:end]
-        row = tokens[None, begin : end + 1]
-        nll = stream_nll(cfg, weights, row, lengths, context=plan.context, documents=numbers)
+        stream = tokens[None, begin : end + 1]
+        nll = stream_nll(cfg, weights, stream, lengths, context=plan.context, documents=numbers)
         found.append(nll[0, first - begin :])
     return torch.cat(found)

@@ -15,7 +15,7 @@ from lamemo_fairseq.core.softmax import Attention, attend
 from lamemo_fairseq.data.layout import Layout
 from lamemo_fairseq.data.segments import Segments
 
-TOTAL, ROWS, TOKENS, MEM_LEN = 17, 2, 3, 4
+TOTAL, STREAMS, TOKENS, MEM_LEN = 17, 2, 3, 4
 EOS, PAD = TOTAL, TOTAL + 1  # ids of the symbols that are no token of the text
 SIZES: Dict[str, Any] = {"layers": 3, "dim": 8, "heads": 2, "ffn_dim": 16}
 
@@ -32,7 +32,7 @@ class Text:
 
 
 class Step(NamedTuple):
-    """One segment of one row: what the memory held before, and what the segment reads."""
+    """One segment of one stream: what the memory held before, and what the segment reads."""
 
     memory: List[int]
     current: List[int]
@@ -53,12 +53,12 @@ def listed(tokens: Sequence[int]) -> str:
 
 
 def cut() -> Segments:
-    return Segments(Text(), Layout.even(TOTAL, ROWS, TOKENS), PAD, EOS)
+    return Segments(Text(), Layout.even(TOTAL, STREAMS, TOKENS), PAD, EOS)
 
 
 def batches() -> List[Dict[str, Any]]:
     segments = cut()
-    return [segments.collater([segments[n] for n in batch]) for batch in segments.batches(ROWS, 1)]
+    return [segments.collater([segments[n] for n in batch]) for batch in segments.batches(STREAMS, 1)]
 
 
 def model(memory: str) -> MemoryTransformer:
@@ -76,44 +76,44 @@ def states(memory: str = "lookahead") -> List[Any]:
     return found
 
 
-def held(state: Any, row: int) -> List[int]:
-    """Which tokens a look-ahead memory holds: those whose embeddings it keeps."""
+def held(state: Any, stream: int) -> List[int]:
+    """Which tokens a look-ahead memory holds: those whose embeddings it stores."""
     network = model("lookahead")
     with torch.no_grad():
         single = [network(torch.tensor([[token]]), None)[1].tensors["embeddings"][0, 0] for token in range(PAD + 1)]
-    distance = torch.cdist(state.tensors["embeddings"][row], torch.stack(single))
+    distance = torch.cdist(state.tensors["embeddings"][stream], torch.stack(single))
     assert float(distance.min(-1).values.max()) < 1e-5
     return distance.argmin(-1).tolist()
 
 
-def steps(row: int = 0) -> List[Step]:
-    """The segments of a row, with the geometry that the model's layers share."""
+def steps(stream: int = 0) -> List[Step]:
+    """The segments of a stream, with the geometry that the model's layers share."""
     positions, written = model("lookahead").positions, 0
     found: List[Step] = []
     memory: List[int] = []
     for batch, state in zip(batches(), states()):
-        current = batch["net_input"]["src_tokens"][row].tolist()
+        current = batch["net_input"]["src_tokens"][stream].tolist()
         geometry = positions.geometry(len(current), len(memory), written, torch.zeros(1))
         found.append(Step(memory, current, written, geometry))
-        memory, written = held(state, row), state.last_written
+        memory, written = held(state, stream), state.last_written
     return found
 
 
 def cut_table() -> Table:
     """Literal inputs and targets of each segment."""
-    rows = [["segment", "row", "reads", "predicts"]]
+    rows = [["segment", "stream", "reads", "predicts"]]
     for number, batch in enumerate(batches()):
-        for row in range(ROWS):
-            reads, predicts = batch["net_input"]["src_tokens"][row].tolist(), batch["target"][row].tolist()
-            rows.append([str(number), str(row), listed(reads), listed(predicts)])
+        for stream in range(STREAMS):
+            reads, predicts = batch["net_input"]["src_tokens"][stream].tolist(), batch["target"][stream].tolist()
+            rows.append([str(number), str(stream), listed(reads), listed(predicts)])
     return rows
 
 
 def kept_table() -> Table:
     """What the memory holds after each segment."""
-    rows = [["after segment", "M", "A", "row 0 holds", "row 1 holds"]]
+    rows = [["after segment", "M", "A", "stream 0 holds", "stream 1 holds"]]
     for number, state in enumerate(states()):
-        holds = [listed(held(state, row)) for row in range(ROWS)]
+        holds = [listed(held(state, stream)) for stream in range(STREAMS)]
         rows.append([str(number), str(state.length), str(state.last_written), *holds])
     return rows
 
@@ -131,19 +131,18 @@ def distances(step: Step) -> List[List[Any]]:
     """Per token of memory and segment, the signed distance to each key: below 0 is right, None is hidden."""
     memory, keys = len(step.memory), len(step.symbols)
     grid: List[List[Any]] = [[None] * keys for _ in range(keys)]
-    rows = len(step.current)
-    falling = torch.arange(keys, -1, -1).expand(rows, -1)
-    for row, (hidden, known) in enumerate(zip(step.geometry.attn_mask, align(falling))):
+    falling = torch.arange(keys, -1, -1).expand(len(step.current), -1)
+    for query, (mask, known) in enumerate(zip(step.geometry.attn_mask, align(falling))):
         for key in range(keys):
-            grid[memory + row][key] = int(known[key]) if hidden[key] == 0 else None
+            grid[memory + query][key] = int(known[key]) if mask[key] == 0 else None
     ahead = step.geometry.ahead
     if ahead is not None:
-        assert len(ahead.index) == 1, "one block of memory rows"
+        assert len(ahead.index) == 1, "one block of slots"
         known = align((keys - ahead.index[0]).expand(memory, -1))
-        for row in range(memory):
+        for slot in range(memory):
             for column in range(ahead.keys):
                 key = memory - ahead.keys + 1 + column
-                grid[row][key] = -int(known[row, column]) if ahead.attn_mask[row, column] == 0 else None
+                grid[slot][key] = -int(known[slot, column]) if ahead.attn_mask[slot, column] == 0 else None
     return grid
 
 
@@ -169,9 +168,9 @@ def alpha_table() -> Table:
     def numbers(what: torch.Tensor) -> str:
         return " ".join(f"{number:g}" for number in what.tolist())
 
-    def line(what: str, first: int, last: int, carried: Any = None) -> Attention:
+    def line(what: str, first: int, last: int, previous: Any = None) -> Attention:
         here, value = scores[None, None, None, first:last], values[None, None, first:last, None]
-        got = attend(here, value, previous_attention=carried, want_lse=True)
+        got = attend(here, value, previous_attention=previous, want_lse=True)
         assert got.lse is not None
         alpha = "" if got.alpha is None else f"{float(got.alpha):.4f}"
         texts = numbers(scores[first:last]), numbers(values[first:last])
@@ -220,26 +219,26 @@ GREY, BLUE, ORANGE, WHITE = "#e4e4e4", "#bcd6f2", "#f8cf9c", "#ffffff"
 
 
 def streams_figure() -> str:
-    """Two rows, three segments: what is read, and the memory that stands before it."""
+    """Two streams, three segments: what is read, and the memory that stands before it."""
     parts = [words(16, 24, "grey: memory that stands before the segment; blue: what the segment reads", "start")]
-    for row in range(ROWS):
+    for stream in range(STREAMS):
         x = 70
-        parts.append(words(36, 70 + 60 * row, f"row {row}"))
-        for number, step in enumerate(steps(row)):
-            if row == 0:
+        parts.append(words(36, 70 + 60 * stream, f"stream {stream}"))
+        for number, step in enumerate(steps(stream)):
+            if stream == 0:
                 parts.append(words(x, 44, f"segment {number}", "start"))
             for token, colour in [(t, GREY) for t in step.memory] + [(t, BLUE) for t in step.current]:
-                parts.append(cell(x, 51 + 60 * row, show(token), colour, 38))
+                parts.append(cell(x, 51 + 60 * stream, show(token), colour, 38))
                 x += 38
             x += 24
     return svg(x, 160, parts)
 
 
 def attention_figure() -> str:
-    """Which token attends to which key in the last segment of row 0; numbers are distances."""
+    """Which token attends to which key in the last segment of stream 0; numbers are distances."""
     step = steps()[-1]
     left, top = 120, 84
-    parts = [words(16, 24, "segment 2, row 0: rows attend to columns; numbers: distances", "start")]
+    parts = [words(16, 24, "segment 2, stream 0: rows attend to columns; numbers: distances", "start")]
     parts.append(words(16, 44, "blue: to the left, Transformer-XL; orange: look-ahead", "start"))
     for place, token in enumerate(step.symbols):
         kind = "memory" if place < len(step.memory) else "current"

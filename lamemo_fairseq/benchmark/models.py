@@ -46,7 +46,7 @@ class Sizes:
         """The same in words."""
         return (
             f"{self.layers} layers, width {self.width}, {self.heads} heads, FFN {self.ffn}, vocabulary {self.words}, "
-            f"{self.streams} rows, segment {self.segment}, float32, {options.device}, {options.threads} threads"
+            f"{self.streams} streams, segment {self.segment}, float32, {options.device}, {options.threads} threads"
         )
 
 

@@ -53,14 +53,14 @@ class Subject:
         self.filling = -(-decoder.memory.mem_len // segment) + 1
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
 
-    def training(self, rows: int, segments: int) -> List[float]:
+    def training(self, streams: int, segments: int) -> List[float]:
         """Seconds of training steps behind a full memory: forward, loss, backward, clipping, Adam."""
-        plan, store = EvaluationPlan(self.segment, rows=rows, warmup=0), MemoryStore("train")
-        text = text_of(rows * (self.filling + segments) * self.segment, self.symbols)
+        plan, store = EvaluationPlan(self.segment, streams=streams, warmup=0), MemoryStore("train")
+        text = text_of(streams * (self.filling + segments) * self.segment, self.symbols)
         cut = plan.cut(text, self.model.decoder.dictionary)
         self.model.train()
         times = []
-        for items in cut.batches(rows, 1):
+        for items in cut.batches(streams, 1):
             batch = cut.collater([cut[item] for item in items])
             began = self.clock()
             tokens, target = batch["net_input"]["src_tokens"].to(self.device), batch["target"].to(self.device)
@@ -70,10 +70,10 @@ class Subject:
             times.append(self.clock() - began)
         return times[self.filling :]
 
-    def evaluation(self, rows: int, segments: int) -> List[float]:
+    def evaluation(self, streams: int, segments: int) -> List[float]:
         """Seconds of scored segments behind a full memory, reading of data and accounting included."""
-        plan = EvaluationPlan(self.segment, rows=rows, warmup=0)
-        text = text_of(rows * (self.filling + segments) * self.segment, self.symbols)
+        plan = EvaluationPlan(self.segment, streams=streams, warmup=0)
+        text = text_of(streams * (self.filling + segments) * self.segment, self.symbols)
         batches = plan.batches(text, self.model.decoder.dictionary, lambda tally: tally.score.check())
         self.model.eval()
         moments = [self.clock()]

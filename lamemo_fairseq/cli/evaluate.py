@@ -31,14 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mem-len", nargs="+", type=int, metavar="M", help="memory lengths (default: as trained)")
     add("--tokens-per-sample", nargs="+", type=int, default=[128], metavar="T", help="segment lengths (default: 128)")
     add("--context-window", nargs="+", type=int, default=[0], metavar="C", help="context windows (default: 0)")
-    add("--batch-size", type=int, default=1, metavar="B", help="rows that are read side by side (default: 1)")
+    add("--batch-size", type=int, default=1, metavar="B", help="streams that are read side by side (default: 1)")
     add(
         "--stream-warmup",
         type=int,
         metavar="W",
-        help="unscored tokens before each row but the first's own (default: M + C)",
+        help="unscored tokens before each stream but the first's own (default: M + C)",
     )
-    add("--memory-reset", choices=list(MEMORY_RESETS), default="never", help="where a row's memory is cleared")
+    add("--memory-reset", choices=list(MEMORY_RESETS), default="never", help="where a stream's memory is cleared")
     add("--document-separator", metavar="SYMBOL", help="what ends a document (default: a blank line)")
     add("--sample-break-mode", choices=list(BREAK_MODES), default="none", help="eos: every line with an empty memory")
     add("--model-overrides", default="{}", metavar="DICT", help="e.g. \"{'clamp_len': 400, 'same_length': True}\"")

@@ -22,8 +22,8 @@ def warn_of_short_streams(layout: Layout, split: str, tokens: int, ranks: int, c
         ranks: processes that share the streams.
         context: ``--context-window``.
     """
-    each = -(-layout.total // layout.rows)
-    if layout.rows == 1 or each > tokens:
+    each = -(-layout.total // layout.streams)
+    if layout.streams == 1 or each > tokens:
         return
     window = f" with --context-window {context}" if context else ""
     largest = (layout.total - 1) // tokens // ranks
@@ -31,7 +31,7 @@ def warn_of_short_streams(layout: Layout, split: str, tokens: int, ranks: int, c
     logger.warning(
         "split %s: %d streams (--batch-size times ranks) of %d tokens hold %d each, --tokens-per-sample is %d%s, "
         "so that no stream has a second segment to use its memory in: choose %sshorter segments",
-        *(split, layout.rows, layout.total, each, tokens + context, window, way_out),
+        *(split, layout.streams, layout.total, each, tokens + context, window, way_out),
     )
 
 

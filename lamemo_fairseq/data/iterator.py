@@ -6,11 +6,11 @@ from fairseq.data import iterators
 
 
 class OrderedBatches(iterators.EpochBatchIterator):
-    """The batches of rows of a split, segment after segment, never shuffled.
+    """The batches of streams of a split, segment after segment, never shuffled.
 
     Args:
-        segments: a dataset that can say its ``batches(rows, num_shards)`` and collate them.
-        rows: rows per rank.
+        segments: a dataset that can say its ``batches(streams, num_shards)`` and collate them.
+        streams: streams per rank.
         num_shards: K, ranks.
         shard_id: this rank.
         num_workers: processes that load data.
@@ -18,14 +18,14 @@ class OrderedBatches(iterators.EpochBatchIterator):
     """
 
     def __init__(
-        self, segments: Any, rows: int, num_shards: int, shard_id: int, num_workers: int, epoch: int = 1
+        self, segments: Any, streams: int, num_shards: int, shard_id: int, num_workers: int, epoch: int = 1
     ) -> None:
         # No buffer_size: workers read ahead by themselves, and the thread that fairseq would add may still be
         # closing them when the process ends, which then aborts.
         super().__init__(
             dataset=segments,
             collate_fn=segments.collater,
-            batch_sampler=segments.batches(rows, num_shards),
+            batch_sampler=segments.batches(streams, num_shards),
             num_shards=num_shards,
             shard_id=shard_id,
             num_workers=num_workers,
@@ -34,4 +34,4 @@ class OrderedBatches(iterators.EpochBatchIterator):
         )
         # Workers hold a copy of the layout, which may change from epoch to epoch. (0.12.2 has no argument for it.)
         self.persistent_workers = False
-        self.rows = rows
+        self.streams = streams

@@ -27,22 +27,22 @@ class Line(NamedTuple):
 
 
 class Sentences(FairseqDataset):
-    """The segments of all sentences. Items run group by group, segment by segment, row by row.
+    """The segments of all sentences. Items run group by group, segment by segment, sentence by sentence.
 
     Args:
         text: the split.
-        rows: sentences in a group.
+        batch: sentences in a group.
         tokens: new tokens in a segment.
         context: tokens before a segment that it reads once more.
-        pad: fills rows that ended.
+        pad: fills sentences that ended.
         eos: source of each sentence's first token.
     """
 
-    def __init__(self, text: Text, rows: int, tokens: int, context: int, pad: int, eos: int) -> None:
+    def __init__(self, text: Text, batch: int, tokens: int, context: int, pad: int, eos: int) -> None:
         self.text, self.pad, self.eos = text, pad, eos
         lengths = np.diff(text.ends, prepend=0)
         order = np.argsort(-lengths, kind="stable")[: int((lengths > 0).sum())]
-        self.groups = [order[first : first + rows] for first in range(0, len(order), rows)]
+        self.groups = [order[first : first + batch] for first in range(0, len(order), batch)]
         self.layouts = [Layout.even(int(lengths[group[0]]), 1, tokens, context) for group in self.groups]
         items = [layout.segments * len(group) for layout, group in zip(self.layouts, self.groups)]
         self.firsts = np.cumsum([0, *items])  # [groups + 1]: the number of each group's first item
@@ -57,10 +57,10 @@ class Sentences(FairseqDataset):
     def __getitem__(self, index: int) -> Dict[str, Any]:
         number = self.group_of(index)
         group, layout = self.groups[number], self.layouts[number]
-        segment, row = divmod(index - int(self.firsts[number]), len(group))
-        line = Line(self.text.name, self.text[group[row]])
+        segment, number_in_group = divmod(index - int(self.firsts[number]), len(group))
+        line = Line(self.text.name, self.text[group[number_in_group]])
         own = Layout(len(line.tokens), 1, layout.boundaries, layout.context)
-        return {**Segments(line, own, self.pad, self.eos)[segment], "id": int(group[row]), "group": number}
+        return {**Segments(line, own, self.pad, self.eos)[segment], "id": int(group[number_in_group]), "group": number}
 
     def collater(self, samples: List[Dict[str, Any]]) -> Dict[str, Any]:
         """A batch: the same segment of a group's sentences."""
@@ -73,12 +73,12 @@ class Sentences(FairseqDataset):
 
     size = num_tokens
 
-    def batches(self, rows: int, ranks: int) -> List[List[int]]:
+    def batches(self, batch: int, ranks: int) -> List[List[int]]:
         """Item numbers per batch, in the order in which fairseq deals them out to ``ranks`` in turn.
 
         Each rank gets whole groups; those with fewer segments end with empty batches.
         """
-        assert all(len(group) <= rows for group in self.groups)
+        assert all(len(group) <= batch for group in self.groups)
         dealt: List[List[List[int]]] = [[] for _ in range(ranks)]
         for number, (group, layout) in enumerate(zip(self.groups, self.layouts)):
             for segment in range(layout.segments):

@@ -25,11 +25,11 @@ class EvaluationPlan:
     Attributes:
         tokens: new tokens in a segment.
         context: tokens before them that it reads once more (``--context-window``).
-        rows: rows that are read side by side (``--batch-size``).
+        streams: streams that are read side by side (``--batch-size``).
         memory: tokens that a full memory holds.
-        warmup: tokens that a row reads before its own (``--stream-warmup``); None: what fills the memory before the
+        warmup: tokens that a stream reads before its own (``--stream-warmup``); None: what fills the memory before the
             first of its own segments, ``memory + context``.
-        shards: parts into which the rows are dealt, one to a process.
+        shards: parts into which the streams are dealt, one to a process.
         shard: which of them.
         independent_lines: each line is read with an empty memory (``--sample-break-mode eos``).
         separator: what clears the memory (``--memory-reset document``); None: nothing.
@@ -37,7 +37,7 @@ class EvaluationPlan:
 
     tokens: int
     context: int = 0
-    rows: int = 1
+    streams: int = 1
     memory: int = 0
     warmup: Optional[int] = None
     shards: int = 1
@@ -54,8 +54,8 @@ class EvaluationPlan:
                 f"--context-window {self.context} is not below --tokens-per-sample {self.tokens + self.context}, "
                 "so that no token of a segment would be new: choose a smaller window, or longer segments"
             )
-        if self.rows < 1:
-            raise UsageError(f"--batch-size {self.rows} is too small: choose 1 or more")
+        if self.streams < 1:
+            raise UsageError(f"--batch-size {self.streams} is too small: choose 1 or more")
         if not 0 <= self.shard < self.shards:
             raise UsageError(
                 f"--shard-id {self.shard} is not one of --num-shards {self.shards}: choose 0 to {self.shards - 1}"
@@ -65,9 +65,9 @@ class EvaluationPlan:
         """The text in segments."""
         pad, eos = dictionary.pad(), dictionary.eos()
         if self.independent_lines:
-            return Sentences(text, self.rows, self.tokens, self.context, pad, eos)
+            return Sentences(text, self.streams, self.tokens, self.context, pad, eos)
         warmup = self.memory + self.context if self.warmup is None else self.warmup
-        layout = Layout.even(text.total, self.rows * self.shards, self.tokens, self.context, warmup)
+        layout = Layout.even(text.total, self.streams * self.shards, self.tokens, self.context, warmup)
         if self.shard == 0:
             warn_of_short_streams(layout, text.name, self.tokens, self.shards, self.context)
         documents = None if self.separator is None else find_documents(text, self.separator, dictionary)
@@ -83,7 +83,7 @@ class EvaluationPlan:
         """The split in batches, each with the memory that it continues, accounted for as they are read."""
         self.check()
         segments = self.cut(text, dictionary)
-        ordered = OrderedBatches(segments, self.rows, self.shards, self.shard, workers)
+        ordered = OrderedBatches(segments, self.streams, self.shards, self.shard, workers)
         loader = ordered.next_epoch_itr(shuffle=False)
         targets = segments.targets(self.shard, self.shards)
         tally = LossAccumulator(Spelling.of(dictionary), dictionary.pad(), self.memory, targets, self.tokens)

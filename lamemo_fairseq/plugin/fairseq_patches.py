@@ -186,7 +186,7 @@ def patch_reading() -> None:
         agreement.check_texts(trainer)  # the training text is loaded with the checkpoint
         _, epoch_itr = loaded
         if isinstance(epoch_itr, StreamIterator):
-            check_room(trainer.get_model().decoder.memory, epoch_itr.rows, next(trainer.get_model().parameters()))
+            check_room(trainer.get_model().decoder.memory, epoch_itr.streams, next(trainer.get_model().parameters()))
             carry_finetuned(cfg, trainer, epoch_itr)
             if epoch_itr.resumption is not None:
                 epoch_itr.resumption.finish(trainer.task.training_memory, trainer.get_model(), trainer.optimizer)

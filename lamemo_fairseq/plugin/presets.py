@@ -15,7 +15,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from ..core.errors import UsageError
 
 #: variant -> what differs from LaMemo. What is not said is the kind's own default: a compressive memory holds as many
-#: compressed rows as plain ones, a continuous signal has 64 basis functions. The authors' scripts have LaMemo alone.
+#: compressed slots as plain ones, a continuous signal has 64 basis functions. The authors' scripts have LaMemo alone.
 VARIANTS: Dict[str, Dict[str, Any]] = {
     "lamemo": {"memory_type": "lookahead"},
     "lamemo_v2": {"memory_type": "lookahead", "position_encoding": "disentangled-v2"},

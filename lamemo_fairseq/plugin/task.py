@@ -17,7 +17,7 @@ from ..data.checks import find_documents, warn_of_short_streams
 from ..data.counts import read_counts
 from ..data.dictionary import check_same, identify
 from ..data.directory import SplitFiles, load_dictionary, load_split
-from ..data.layout import Layout, rotation, rows_for
+from ..data.layout import Layout, rotation, streams_per_rank
 from ..data.memory_store import MemoryStore, attach
 from ..data.segments import Segments
 from ..data.spelling import Spelling
@@ -109,7 +109,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         self.trained_tokens = state_dict.get("tokens_per_sample")  # earlier versions kept none
 
     def separator(self) -> Optional[Separator]:
-        """What clears a row's memory; None without ``--memory-reset document``."""
+        """What clears a stream's memory; None without ``--memory-reset document``."""
         if str(self.cfg.memory_reset) == "never":
             return None
         return Separator.of(self.dictionary, self.cfg.document_separator)
@@ -147,9 +147,9 @@ class MemoryLanguageModelingTask(GenerationHooks):
         grouped_shuffling: Optional[bool] = None,
         **unused: Any,
     ) -> StreamIterator:
-        """Batches of ``max_sentences`` rows, segment after segment, never shuffled.
+        """Batches of ``max_sentences`` streams, segment after segment, never shuffled.
 
-        Rank ``shard_id`` reads its own rows; all ranks together read every token once. Only ``fairseq-generate``
+        Rank ``shard_id`` reads its own streams; all ranks together read every token once. Only ``fairseq-generate``
         has a ``--prefix-size``: its batches are prompts. ``grouped_shuffling`` comes from the trainer where it
         trains, and is how ``--valid-subset train`` is told from training.
         """
@@ -163,23 +163,23 @@ class MemoryLanguageModelingTask(GenerationHooks):
         if self.cfg.prefix_size > 0:
             return self.prompts(dataset, max_tokens, max_sentences, num_shards, shard_id, num_workers)
         tokens = self.cfg.tokens_per_sample
-        rows = rows_for(max_sentences, max_tokens, tokens)
+        streams = streams_per_rank(max_sentences, max_tokens, tokens)
         trains = grouped_shuffling is not None
         offset = rotation(dataset.total, seed, epoch) if self.cfg.random_offset and trains else 0
         if self.cfg.varlen and trains:
-            layout = varied(dataset.total, rows * num_shards, tokens, seed, epoch, offset)
+            layout = varied(dataset.total, streams * num_shards, tokens, seed, epoch, offset)
         else:
-            layout = Layout.even(dataset.total, rows * num_shards, tokens, offset=offset)
+            layout = Layout.even(dataset.total, streams * num_shards, tokens, offset=offset)
         if dataset.name not in self.laid_out and gather.rank() == 0:
             warn_of_short_streams(layout, dataset.name, tokens, num_shards)
         self.laid_out.add(dataset.name)
-        return self.iterate(dataset, layout, rows, num_shards, shard_id, num_workers, epoch)
+        return self.iterate(dataset, layout, streams, num_shards, shard_id, num_workers, epoch)
 
     def iterate(
         self,
         text: Text,
         layout: Layout,
-        rows: int,
+        streams: int,
         num_shards: int,
         shard_id: int,
         num_workers: int,
@@ -191,7 +191,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         segments = Segments(text, layout, self.dictionary.pad(), self.dictionary.eos(), documents)
         return StreamIterator(
             segments,
-            rows,
+            streams,
             num_shards,
             shard_id,
             num_workers,
@@ -199,12 +199,12 @@ class MemoryLanguageModelingTask(GenerationHooks):
             not self.cfg.no_save_memory,
         )
 
-    def evaluation_plan(self, context: int, rows: int, shards: int = 1, shard: int = 0) -> EvaluationPlan:
+    def evaluation_plan(self, context: int, streams: int, shards: int = 1, shard: int = 0) -> EvaluationPlan:
         """How a split is read to be scored, ``tokens_per_sample`` new tokens at a time."""
         return EvaluationPlan(
             tokens=self.cfg.tokens_per_sample,
             context=context,
-            rows=rows,
+            streams=streams,
             memory=self.memory_length,
             warmup=self.cfg.stream_warmup,
             shards=shards,

@@ -1,4 +1,4 @@
-"""Memory kinds on the task whose answers are known (``data/prepare/diagnostic.py``): updates until they solve it.
+"""Memory kinds on a synthetic task of associative recall (``data/prepare/diagnostic.py``): updates until they solve it.
 
     lamemo diagnose runs/diagnostic --seeds 1,2,3 --jobs 2 --time-budget 60
     lamemo diagnose examples/study --report

@@ -10,7 +10,7 @@ DEST holds
     runs/CORPUS/CONDITION/KIND/seedK/   checkpoints, train.log, row.json (CONDITION is base where nothing is varied)
     results.csv                   one row per finished run
     memory.csv, attention.csv, alpha.csv    bits against the memory held when scoring, attention by distance, and the
-                                  weight of what rows held before they looked ahead, with --memory-lengths
+                                  weight of what slots held before they looked ahead, with --memory-lengths
     table.md, *.svg, about.json   what follows from these, and what was asked for
 
 Seeds are the outer loop, so that whenever the time is up, the kinds have been treated alike.
@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpora", default="shakespeare,python", help=f"of {', '.join(CORPORA)}")
     parser.add_argument("--setting", choices=sorted(SETTINGS), help="sizes (default: gpu where there is one, or cpu)")
     parser.add_argument("--updates", type=int, help="instead of the setting's")
-    parser.add_argument("--memory", type=int, help="rows of memory, instead of the setting's")
+    parser.add_argument("--memory", type=int, help="slots of memory, instead of the setting's")
     parser.add_argument(
         "--vary",
         action="append",

@@ -2,7 +2,7 @@
 
 from typing import Callable, Dict, List
 
-#: kind -> its flags with M rows to read: what it does with them is its own affair, nothing else differs
+#: kind -> its flags with M slots to read: what it does with them is its own affair, nothing else differs
 KINDS: Dict[str, Callable[[int], List[str]]] = {
     "lookahead": lambda M: ["--memory-type", "lookahead", "--mem-len", str(M)],
     "recurrence": lambda M: ["--memory-type", "recurrence", "--mem-len", str(M)],

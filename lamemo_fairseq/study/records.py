@@ -4,7 +4,7 @@
 
 A study's folder holds ``results.csv``, ``runs/`` with a curve for each run and, where there are any, ``memory.csv``
 (columns corpus, condition, kind, seed, length, bits), ``attention.csv`` (columns corpus, condition, kind, seed,
-distance, share: the attention that one row that far back gets, averaged over layers and heads) and ``alpha.csv``
+distance, share: the attention that one slot that far back gets, averaged over layers and heads) and ``alpha.csv``
 (columns corpus, condition, kind, seed, length, layer, mean, near_0, near_1). Bits are bits per token: bits per
 character of characters, and the logarithm of the perplexity of words.
 """
@@ -58,8 +58,8 @@ DIFFERENCES_NOTE = (
     "corrected for."
 )
 ALPHA_NOTE = (
-    "The weight of what a memory row held before it looked ahead: its mean, and in brackets how many of them are below "
-    f"{NEAR_0} (the old is forgotten) and above {NEAR_1} (looking ahead changes nothing)."
+    "The weight of what a memory slot held before it looked ahead: its mean, and in brackets how many of them are "
+    f"below {NEAR_0} (the old is forgotten) and above {NEAR_1} (looking ahead changes nothing)."
 )
 
 
@@ -132,10 +132,10 @@ class Study:
             for x, across in (("updates", "updates"), ("seconds", "seconds of training")):
                 lines, bands = average_curves(points, x)
                 pictures[f"{name}-{x}"] = draw(lines, across, "bits per token (valid)", bands)
-        covered, back = "tokens that the memory covers when scored", "rows back (a compressed row is one)"
+        covered, back = "tokens that the memory covers when scored", "slots back (a compressed slot is one)"
         for what, rows, x, y, across, up, log in (
             ("memory", self.memory, "length", "bits", covered, "bits per token", "x"),
-            ("attention", self.attention, "distance", "share", back, "attention per row", "y"),
+            ("attention", self.attention, "distance", "share", back, "attention per slot", "y"),
         ):
             for name, points in by_condition(rows):
                 lines, bands = average(points, x, y)

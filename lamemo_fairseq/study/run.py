@@ -35,7 +35,7 @@ class Setting:
     Attributes:
         preset: sizes of the model.
         tokens: N, the length of a segment.
-        memory: M, rows of memory.
+        memory: M, slots of memory.
         batch: B, streams.
         updates: of the optimizer.
         lr: peak of the cosine schedule.
@@ -233,7 +233,7 @@ class Run:
         return json.loads((folder / "results.json").read_text())
 
     def look(self, lengths: list[int]) -> None:
-        """Scores the validation text with other lengths of the rows that are kept as they are, attention looked at.
+        """Scores the validation text with other lengths of the slots that are kept as they are, attention looked at.
 
         Distances beyond those of training are encoded as the largest of them: what a model makes of encodings that
         it has never seen would be no measure of its memory.

@@ -32,11 +32,11 @@ def carry_memory(
             f"--finetune-memory: {path} holds no memory, since it was written at an epoch's end, with --no-save-memory "
             "or by another task: name one from within an epoch (--save-interval-updates), or leave the flag out"
         )
-    rows = iterator.rows * iterator.num_shards
-    if streams["rows"] != rows:
+    count = iterator.streams * iterator.num_shards
+    if streams["rows"] != count:
         raise UsageError(
             f"--finetune-memory: {path} holds the memory of {streams['rows']} streams (--batch-size times ranks), "
-            f"where {rows} are trained: choose as many"
+            f"where {count} are trained: choose as many"
         )
     changed = changed_flags(saved, model.decoder.memory)
     if changed:
@@ -46,6 +46,6 @@ def carry_memory(
         raise UsageError(
             "--finetune-memory goes with --memory-reset never alone, in both trainings: documents are numbered by text"
         )
-    left = Resumption(0, 0, iterator, saved, []).own_rows(saved)
+    left = Resumption(0, 0, iterator, saved, []).own_streams(saved)
     memory.committed[model.decoder] = left._replace(following=0)
-    logger.info("the new text begins behind the memory of %s, of %d streams", path, rows)
+    logger.info("the new text begins behind the memory of %s, of %d streams", path, count)

@@ -30,7 +30,7 @@ class StreamIterator(OrderedBatches):
     """The batches of a split, and in a checkpoint the memory with which training stands there.
 
     Args:
-        segments, rows, num_shards, shard_id, num_workers, epoch: as for ``OrderedBatches``.
+        segments, streams, num_shards, shard_id, num_workers, epoch: as for ``OrderedBatches``.
         save_memory: whether checkpoints hold the memory.
 
     Attributes:
@@ -40,14 +40,14 @@ class StreamIterator(OrderedBatches):
     def __init__(
         self,
         segments: Segments,
-        rows: int,
+        streams: int,
         num_shards: int,
         shard_id: int,
         num_workers: int,
         epoch: int,
         save_memory: bool,
     ) -> None:
-        super().__init__(segments, rows, num_shards, shard_id, num_workers, epoch)
+        super().__init__(segments, streams, num_shards, shard_id, num_workers, epoch)
         self.save_memory = save_memory
         self.gathered: Optional[Dict[str, Any]] = None
         self.resumption: Optional[Resumption] = None
@@ -82,7 +82,7 @@ class StreamIterator(OrderedBatches):
         super().load_state_dict({**state_dict, "iterations_in_epoch": self.resumption.segment})
 
     def batches_before(self, segment: int, tokens: int) -> List[Dict[str, Any]]:
-        """This rank's batches before ``segment``, as many as hold ``tokens`` tokens of each row."""
+        """This rank's batches before ``segment``, as many as hold ``tokens`` tokens of each stream."""
         boundaries = self.dataset.layout.boundaries
         first = segment
         while first > 0 and boundaries[segment] - boundaries[first] < tokens:
@@ -92,9 +92,9 @@ class StreamIterator(OrderedBatches):
 
 
 def describe(layout: Layout, ranks: int) -> Dict[str, Any]:
-    """What must be the same for a memory to fit a position."""
+    """What must be the same for a memory to fit a position, by the names that checkpoints of all versions have."""
     boundaries = hashlib.sha256(np.asarray(layout.boundaries, dtype=np.int64).tobytes()).hexdigest()
-    return {"total": layout.total, "rows": layout.rows, "offset": layout.offset, "cuts": boundaries, "ranks": ranks}
+    return {"total": layout.total, "rows": layout.streams, "offset": layout.offset, "cuts": boundaries, "ranks": ranks}
 
 
 def differences(saved: Dict[str, Any], now: Dict[str, Any]) -> List[str]:
@@ -126,7 +126,7 @@ def changed_flags(saved: Dict[str, Any], memory: Memory) -> Dict[str, Tuple[Any,
 def same_place(saved: Dict[str, Any], layout: Layout) -> int:
     """The segment that holds the place at which a checkpoint was written, in another layout."""
     read = saved["rows"] * saved["read"] / saved["total"]  # the part of the epoch that was read
-    place = read * layout.total / layout.rows
+    place = read * layout.total / layout.streams
     return min(int(np.searchsorted(layout.boundaries, place, side="right")) - 1, layout.segments - 1)
 
 
@@ -176,7 +176,7 @@ class Resumption:
             f"resume: epoch {self.iterator.epoch}, segment {self.segment} of {self.iterator.dataset.layout.segments}"
         )
         if self.memory is not None:
-            memory.committed[decoder] = self.own_rows(self.memory)
+            memory.committed[decoder] = self.own_streams(self.memory)
             logger.info("%s, with the memory as it was saved", where)
             return
         if self.segment == 0 and not self.changes:
@@ -200,10 +200,10 @@ class Resumption:
                 model(**batch["net_input"])
         memory.commit()
 
-    def own_rows(self, memory: Dict[str, Any]) -> CommittedState:
+    def own_streams(self, memory: Dict[str, Any]) -> CommittedState:
         """This rank's part of the memory of all ranks."""
-        first = self.iterator.shard_id * self.iterator.rows
+        first = self.iterator.shard_id * self.iterator.streams
         whole = MemoryState(memory["tensors"], memory["length"], memory["added"], memory["documents"])
-        # Checkpoints of earlier versions hold rows without text too.
-        end = first + self.iterator.dataset.rows_read(self.iterator.rows)
+        # Checkpoints of earlier versions hold streams without text too.
+        end = first + self.iterator.dataset.streams_read(self.iterator.streams)
         return CommittedState(memory["following"], whole.map(lambda tensor: tensor[first:end].clone()))

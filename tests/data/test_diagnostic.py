@@ -75,12 +75,12 @@ def test_every_answer_is_in_the_line_before(
         check_lines(task, *texts[2 * update : 2 * update + 2], longest=min(longest, update + 1))
 
 
-def test_the_command_writes_segments_for_each_row(tmp_path: Path) -> None:
+def test_the_command_writes_segments_for_each_stream(tmp_path: Path) -> None:
     """Row after row, each with the whole curriculum."""
     flags = [*("--tokens", 16, "--rows", 3, "--updates", 4, "--items", 20, "--labels", 3, "--grow", 2)]
     assert main(["prepare", "diagnostic", "--dest", str(tmp_path / "d"), *map(str, flags)]) == 0
     texts = (tmp_path / "d" / "train.txt").read_text().splitlines()
-    assert texts == list(diagnostic.Rows(SMALL, 0))
+    assert texts == list(diagnostic.Streams(SMALL, 0))
     task = MemoryLanguageModelingTask.setup_task(task_config(tmp_path / "d" / "data-bin"))
     task.load_dataset("train")
     text = task.datasets["train"]

@@ -208,7 +208,7 @@ def test_plans_that_score_nothing() -> None:
     for wrong, line in (
         (EvaluationPlan(4, context=-1), "--context-window -1 is too small: choose 0 or more"),
         (EvaluationPlan(0, context=3), "--context-window 3 is not below --tokens-per-sample 3, so that no token"),
-        (EvaluationPlan(4, rows=0), "--batch-size 0 is too small: choose 1 or more"),
+        (EvaluationPlan(4, streams=0), "--batch-size 0 is too small: choose 1 or more"),
         (EvaluationPlan(4, shards=2, shard=2), "--shard-id 2 is not one of --num-shards 2: choose 0 to 1"),
         (EvaluationPlan(4, shard=-1), "--shard-id -1 is not one of --num-shards 1: choose 0 to 0"),
     ):
@@ -221,21 +221,21 @@ def test_plans_that_score_nothing() -> None:
 
 def test_a_plan_cuts_the_text(caplog: pytest.LogCaptureFixture) -> None:
     text, dictionary = text_of([[4, 5, 6, 7, 2]] * 4), words()
-    plan = EvaluationPlan(3, context=1, rows=2, memory=4, shards=2, shard=1)
+    plan = EvaluationPlan(3, context=1, streams=2, memory=4, shards=2, shard=1)
     cut = plan.cut(text, dictionary)
     assert isinstance(cut, Segments) and cut.documents is None and (cut.pad, cut.eos) == (PAD, EOS)
     layout = cut.layout
-    assert (layout.total, layout.rows, layout.context, layout.warmup) == (20, 4, 1, 5)
+    assert (layout.total, layout.streams, layout.context, layout.warmup) == (20, 4, 1, 5)
     assert layout.boundaries[:3] == (0, 2, 5)
-    given = EvaluationPlan(3, rows=2, memory=4, warmup=0).cut(text, dictionary)
+    given = EvaluationPlan(3, streams=2, memory=4, warmup=0).cut(text, dictionary)
     assert isinstance(given, Segments) and given.layout.warmup == 0 and given.layout.context == 0
-    lines = EvaluationPlan(3, context=1, rows=2, independent_lines=True).cut(text, dictionary)
+    lines = EvaluationPlan(3, context=1, streams=2, independent_lines=True).cut(text, dictionary)
     assert isinstance(lines, Sentences)
     assert caplog.records == []
     caplog.set_level(logging.WARNING)
-    EvaluationPlan(5, rows=4, shards=2, shard=1).cut(text, dictionary)
+    EvaluationPlan(5, streams=4, shards=2, shard=1).cut(text, dictionary)
     assert caplog.records == [], "one process says it"
-    EvaluationPlan(5, context=2, rows=4, shards=2).cut(text, dictionary)
+    EvaluationPlan(5, context=2, streams=4, shards=2).cut(text, dictionary)
     assert "split test: 8 streams (--batch-size times ranks) of 20 tokens hold 3 each, --tokens-per-sample is 7" in (
         caplog.text
     )
@@ -248,7 +248,7 @@ def test_a_plan_cuts_the_text(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_plans_batches() -> None:
     text, dictionary = text_of([[4, 5, 6, 7, 2]] * 4), words()
     ended: List[LossAccumulator] = []
-    plan = EvaluationPlan(3, rows=2, memory=4, shards=2, shard=1, warmup=0)
+    plan = EvaluationPlan(3, streams=2, memory=4, shards=2, shard=1, warmup=0)
     batches = plan.batches(text, dictionary, ended.append)
     assert isinstance(batches.batches, Attached) and len(batches) == len(batches.batches) == 2
     account = batches.tally
@@ -262,4 +262,4 @@ def test_a_plans_batches() -> None:
     assert stores[0] is stores[1] and stores[0].name == "test"
     assert ended == [account] and account.score.scored == 10 and account.score.nats == 10.0
     with pytest.raises(UsageError, match="--batch-size 0"):
-        EvaluationPlan(3, rows=0).batches(text, dictionary, ended.append)
+        EvaluationPlan(3, streams=0).batches(text, dictionary, ended.append)

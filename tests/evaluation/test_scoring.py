@@ -79,9 +79,9 @@ def test_shards_together_are_the_whole(variant: str) -> None:
     cfg = replace(SMALL, **VARIANTS[variant])
     dictionary, text = dictionary_of(cfg.vocab_size), random_text(61, cfg.vocab_size)
     model = model_of(cfg, random_weights(cfg))
-    whole, tally = losses(model, text, EvaluationPlan(4, 2, rows=6, memory=5), dictionary)
+    whole, tally = losses(model, text, EvaluationPlan(4, 2, streams=6, memory=5), dictionary)
     parts = [
-        losses(model, text, EvaluationPlan(4, 2, rows=2, memory=5, shards=3, shard=shard), dictionary)
+        losses(model, text, EvaluationPlan(4, 2, streams=2, memory=5, shards=3, shard=shard), dictionary)
         for shard in range(3)
     ]
     torch.testing.assert_close(torch.cat([part for part, _ in parts]), whole, **EXACT)
@@ -94,9 +94,9 @@ def test_shards_together_are_the_whole(variant: str) -> None:
 def test_workers_change_nothing_bit_for_bit() -> None:
     dictionary, text = dictionary_of(11), random_text(120, 11)
     model = model_of(SMALL, random_weights(SMALL)).float()
-    one, _ = losses(model, text, EvaluationPlan(4, 2, rows=2, memory=5), dictionary)
+    one, _ = losses(model, text, EvaluationPlan(4, 2, streams=2, memory=5), dictionary)
     for workers in (1, 2):
-        other, _ = losses(model, text, EvaluationPlan(4, 2, rows=2, memory=5), dictionary, workers)
+        other, _ = losses(model, text, EvaluationPlan(4, 2, streams=2, memory=5), dictionary, workers)
         assert torch.equal(one, other)
 
 
@@ -106,10 +106,10 @@ def test_a_warm_stream_of_one_layer_is_the_stream_from_the_beginning() -> None:
     dictionary, text = dictionary_of(11), random_text(96, 11)
     model = model_of(cfg, random_weights(cfg))
     alone, _ = losses(model, text, EvaluationPlan(4, memory=8), dictionary)
-    warm, tally = losses(model, text, EvaluationPlan(4, rows=4, memory=8), dictionary)
+    warm, tally = losses(model, text, EvaluationPlan(4, streams=4, memory=8), dictionary)
     torch.testing.assert_close(warm, alone, **EXACT)
     assert tally.score.partial_memory == 8 and tally.score.context == 3 * 8
-    cold, tally = losses(model, text, EvaluationPlan(4, rows=4, memory=8, warmup=0), dictionary)
+    cold, tally = losses(model, text, EvaluationPlan(4, streams=4, memory=8, warmup=0), dictionary)
     assert (cold - alone).abs().max() > 1e-3
     assert tally.score.partial_memory == 4 * 8 and tally.score.context == 0
 
@@ -174,7 +174,7 @@ def test_the_account_is_that_of_fairseqs_scorer(softmax_batch, members: int) -> 
     dictionary, text = dictionary_of(11), random_text(50, 11)
     models = [model_of(SMALL, random_weights(SMALL, seed)) for seed in range(members)]
     scorer = SequenceScorer(dictionary, softmax_batch)
-    batches = EvaluationPlan(4, 2, rows=3, memory=5).batches(text, dictionary, ignore)
+    batches = EvaluationPlan(4, 2, streams=3, memory=5).batches(text, dictionary, ignore)
     total = 0.0
     for batch in batches:
         for [hypothesis] in scorer.generate(models, batch):
@@ -185,7 +185,7 @@ def test_the_account_is_that_of_fairseqs_scorer(softmax_batch, members: int) -> 
 
 def test_a_probe_changes_nothing_and_sees_all_attention() -> None:
     dictionary, text = dictionary_of(11), random_text(60, 11)
-    model, plan = model_of(SMALL, random_weights(SMALL)), EvaluationPlan(4, rows=2, memory=5)
+    model, plan = model_of(SMALL, random_weights(SMALL)), EvaluationPlan(4, streams=2, memory=5)
     scores = []
     probe = Probe(SMALL.layers, reach=20)
     for look in (None, probe):
@@ -193,7 +193,7 @@ def test_a_probe_changes_nothing_and_sees_all_attention() -> None:
         score_batches(model, batches, torch.device("cpu"), look)
         scores.append(batches.tally.score)
     assert scores[0] == scores[1]
-    # 30 + 35 tokens are read; a memory row's distance is between 1 and M + N - 1.
+    # 30 + 35 tokens are read; a memory slot's distance is between 1 and M + N - 1.
     assert probe.share[1].tolist() == [65.0, 65.0]
     assert probe.attention[1].sum(-1).tolist() == pytest.approx([float(probe.attention[1, 0].sum())] * 2)
     torch.testing.assert_close(probe.attention[0].sum(-1), probe.share[0])

@@ -38,7 +38,7 @@ def trained(memory_type: str, updates: int = 200) -> Tuple[LaMemoLanguageModel, 
     model = LaMemoLanguageModel(LaMemoDecoder(cfg, dictionary, SEGMENT)).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     segments, store = (
-        EvaluationPlan(SEGMENT, rows=16, warmup=0).cut(text_of([ids[:140_000]]), dictionary),
+        EvaluationPlan(SEGMENT, streams=16, warmup=0).cut(text_of([ids[:140_000]]), dictionary),
         MemoryStore("train"),
     )
     for items in segments.batches(16, 1)[:updates]:
@@ -68,8 +68,8 @@ def test_warm_streams_stay_within_a_thousandth(memory_type: str) -> None:
 
     one = perplexity(EvaluationPlan(SEGMENT, memory=MEMORY))
     assert one < 14, "the model has learnt something"
-    for rows in (2, 4, 16):
-        assert perplexity(EvaluationPlan(SEGMENT, rows=rows, memory=MEMORY)) == pytest.approx(one, rel=1e-3)
+    for streams in (2, 4, 16):
+        assert perplexity(EvaluationPlan(SEGMENT, streams=streams, memory=MEMORY)) == pytest.approx(one, rel=1e-3)
     # Without a warm-up, streams of so few tokens start so cold that it shows.
-    assert perplexity(EvaluationPlan(SEGMENT, rows=64, memory=MEMORY, warmup=0)) > one * 1.001
-    assert perplexity(EvaluationPlan(SEGMENT, rows=64, memory=MEMORY)) == pytest.approx(one, rel=1e-3)
+    assert perplexity(EvaluationPlan(SEGMENT, streams=64, memory=MEMORY, warmup=0)) > one * 1.001
+    assert perplexity(EvaluationPlan(SEGMENT, streams=64, memory=MEMORY)) == pytest.approx(one, rel=1e-3)

@@ -1,4 +1,4 @@
-"""A plain sum of losses over a text, with loops over rows and segments alone: what any evaluation must agree with."""
+"""A plain sum of losses over a text, by loops over streams and segments alone: what any evaluation must agree with."""
 
 from typing import Any, Optional
 
@@ -9,30 +9,32 @@ from lamemo_fairseq.data.memory_store import MemoryStore
 
 
 def mean_loss(
-    decoder: Any, text: Tensor, eos: int, tokens: int, context: int, rows: int, warmup: Optional[int]
+    decoder: Any, text: Tensor, eos: int, tokens: int, context: int, streams: int, warmup: Optional[int]
 ) -> float:
-    """Nats per token of ``text`` [total], in ``rows`` parts, each read for itself from where its warm-up begins."""
+    """Nats per token of ``text`` [total], in ``streams`` parts, each read for itself from where its warm-up begins."""
     total = len(text)
     source = torch.cat([torch.tensor([eos]), text[:-1]])
-    length = -(-total // rows)
+    length = -(-total // streams)
     if warmup is None:
         warmup = decoder.memory.span + context
     nats = 0.0
-    for row in range(rows):
-        first, end = min(row * length, total), min((row + 1) * length, total)
+    for stream in range(streams):
+        first, end = min(stream * length, total), min((stream + 1) * length, total)
         if first < end:
-            nats += read_row(decoder, source, text, (max(0, first - warmup), first, end), tokens, context, warmup, rows)
+            nats += read_stream(
+                decoder, source, text, (max(0, first - warmup), first, end), tokens, context, warmup, streams
+            )
     return nats / total
 
 
-def read_row(
-    decoder: Any, source: Tensor, text: Tensor, places: Any, tokens: int, context: int, warmup: int, rows: int
+def read_stream(
+    decoder: Any, source: Tensor, text: Tensor, places: Any, tokens: int, context: int, warmup: int, streams: int
 ) -> float:
-    """Nats of one row's own targets; ``places`` are where it begins to read, to score, and where it ends."""
+    """Nats of one stream's own targets; ``places`` are where it begins to read, to score, and where it ends."""
     begin, first, end = places
     store, number, nats = MemoryStore("plain"), 0, 0.0
     cut = begin
-    step = (warmup % tokens or tokens) if rows > 1 else tokens
+    step = (warmup % tokens or tokens) if streams > 1 else tokens
     while cut < end:
         after = min(cut + step, end)
         start = max(begin, cut - context)

@@ -25,9 +25,10 @@ END = "&lt;/s&gt;"
 #: the sentences of the page that hold a number -> what it is made from, in the program's own sizes
 SENTENCES = (
     "on a text of {TOTAL} tokens",
-    "the text is read in {ROWS} rows, a segment has {TOKENS} tokens, and the memory holds {MEM_LEN} rows at most",
+    "the text is read in {STREAMS} streams, a segment has {TOKENS} tokens, "
+    "and the memory holds {MEM_LEN} slots at most",
     "each of the {TOTAL} tokens is predicted once",
-    "with {layers} layers, width {dim} and {heads} heads, {ROWS} rows side by side",
+    "with {layers} layers, width {dim} and {heads} heads, {STREAMS} streams side by side",
     "Put the memory at positions 0 to M - 1",
     "where M = {MEM_LEN} and A = {TOKENS}",
     "With one head of width 1 and numbers",
@@ -91,7 +92,7 @@ def test_every_table_is_the_programs_or_names_files() -> None:
 
 def test_each_token_is_predicted_once_from_the_one_before() -> None:
     predicted: List[int] = []
-    for _, _, reads, predicts in tables()["segment | row | reads | predicts"]:
+    for _, _, reads, predicts in tables()["segment | stream | reads | predicts"]:
         assert [token + 1 for token in tokens(reads)] == tokens(predicts)
         assert len(reads.split()) == len(predicts.split()) == load().TOKENS
         predicted += tokens(predicts)
@@ -99,10 +100,10 @@ def test_each_token_is_predicted_once_from_the_one_before() -> None:
 
 
 def test_the_memory_holds_what_was_read_last() -> None:
-    program, cut = load(), tables()["segment | row | reads | predicts"]
-    for number, size, written, *rows in tables()["after segment | M | A | row 0 holds | row 1 holds"]:
-        for row, holds in enumerate(rows):
-            read = [line[2].split() for line in cut if int(line[0]) <= int(number) and line[1] == str(row)]
+    program, cut = load(), tables()["segment | stream | reads | predicts"]
+    for number, size, written, *streams in tables()["after segment | M | A | stream 0 holds | stream 1 holds"]:
+        for stream, holds in enumerate(streams):
+            read = [line[2].split() for line in cut if int(line[0]) <= int(number) and line[1] == str(stream)]
             assert holds.split() == sum(read, [])[-program.MEM_LEN :]
             assert len(holds.split()) == int(size) and len(read[-1]) == int(written)
 
@@ -112,7 +113,7 @@ def test_each_key_is_seen_once_and_none_is_left_out() -> None:
     assert head.count("in segment") == len(body[0]) - 1
     for token, *segments in body:
         seen = [key for cell in segments if cell != "not read yet" for key in tokens(cell)]
-        first_current = tokens(tables()["segment | row | reads | predicts"][-2][2])[0]
+        first_current = tokens(tables()["segment | stream | reads | predicts"][-2][2])[0]
         assert seen == list(range(-1, first_current + 1)), token
 
 
@@ -156,9 +157,9 @@ def test_interpolation_by_hand() -> None:
 def test_shapes_follow_from_the_sizes() -> None:
     program, body = load(), tables()["kind | tensor | shape"]
     sizes = program.SIZES
-    rows, memory, heads = program.ROWS, program.MEM_LEN, sizes["heads"]
-    wide = f"{rows} x {memory} x {sizes['dim']}"
-    per_head = f"{rows} x {heads} x {memory}"
+    streams, memory, heads = program.STREAMS, program.MEM_LEN, sizes["heads"]
+    wide = f"{streams} x {memory} x {sizes['dim']}"
+    per_head = f"{streams} x {heads} x {memory}"
     expected = [["lookahead", "embeddings", wide]]
     for layer in range(sizes["layers"] - 1):
         expected.append(["lookahead", f"output{layer}", f"{per_head} x {sizes['dim'] // heads}"])
@@ -176,4 +177,6 @@ def test_words_hold_no_number_that_is_not_checked() -> None:
         said = sentence.format(**{**vars(program), **program.SIZES})
         assert said in left, said
         left = left.replace(said, "")
-    assert not re.findall(r".{20}\d.{0,20}", left.replace("last segment of row 0", "")), "a number that no test holds"
+    assert not re.findall(r".{20}\d.{0,20}", left.replace("last segment of stream 0", "")), (
+        "a number that no test holds"
+    )

@@ -78,7 +78,7 @@ def test_sizes_in_the_readme():
 
 def test_varied_lengths():
     """95 % around T, 5 % around T / 2, deviation 5, never longer than T + 15; the same for the same seed and epoch."""
-    layout = varied(total=4_000_000, rows=4, tokens=100, seed=1, epoch=1)
+    layout = varied(total=4_000_000, streams=4, tokens=100, seed=1, epoch=1)
     lengths = np.diff(layout.boundaries)
     assert lengths.max() <= 115 and lengths.min() >= 5
     short = lengths < 75

@@ -1,4 +1,4 @@
-"""A task whose answers are known: ``lamemo prepare diagnostic --dest runs/diagnostic``.
+"""A synthetic task of associative recall: ``lamemo prepare diagnostic --dest runs/diagnostic``.
 
 Lines of N - 1 tokens, which with ``</s>`` are segments of N, alternate::
 
@@ -12,8 +12,9 @@ in each stream, and every answer but chance has to come through the memory. ``--
 and measures the answers alone.
 
 The curriculum lies in the order of the text. A group's length is drawn from 1 to a longest, which begins at ``first``
-and grows by one every ``grow`` updates. ``Layout`` cuts a text into ROWS equal rows, so the text is written row after
-row, each with the whole curriculum. Nothing is ever repeated: accuracy in training is accuracy on new text.
+and grows by one every ``grow`` updates. ``Layout`` cuts a text into ROWS streams of equal length, so the text is
+written stream after stream, each with the whole curriculum. Nothing is ever repeated: accuracy in training is accuracy
+on new text.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Diagnostic:
 
     Attributes:
         tokens: N, of a line with its ``</s>``.
-        rows: rows of the training text, the ``--batch-size`` times ranks that it is for.
-        updates: of the training text, two lines each in every row.
+        rows: streams of the training text, the ``--batch-size`` times ranks that it is for.
+        updates: of the training text, two lines each in every stream.
         items: kinds of items.
         labels: kinds of labels.
         order: ``close``: a label stands behind its group; ``open``: before it; ``chain``: a group is pointers to the
@@ -125,9 +126,9 @@ def questions(task: Diagnostic, answers: dict[int, int], draw: np.random.Generat
     return tokens + [FILLER] * (task.room - len(tokens))
 
 
-def lines(task: Diagnostic, *stream: int) -> Iterator[str]:
-    """The lines of one row, by the numbers of its ``stream`` of random numbers."""
-    draw = np.random.default_rng([task.seed, *stream])
+def lines(task: Diagnostic, *key: int) -> Iterator[str]:
+    """The lines of one stream, drawn from the random numbers that ``key`` and the seed begin."""
+    draw = np.random.default_rng([task.seed, *key])
     for update in range(task.updates):
         shown, answers = groups(task, task.longest_at(update), draw)
         asked = questions(task, answers, draw)
@@ -139,15 +140,15 @@ def lines(task: Diagnostic, *stream: int) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The lines of a split, row after row, as often as they are asked for."""
+class Streams:
+    """The lines of a split, stream after stream, as often as they are asked for."""
 
     task: Diagnostic
     split: int
 
     def __iter__(self) -> Iterator[str]:
-        for row in range(self.task.rows):
-            yield from lines(self.task, self.split, row)
+        for number in range(self.task.rows):
+            yield from lines(self.task, self.split, number)
 
 
 def chosen(arguments: argparse.Namespace) -> Diagnostic:
@@ -158,15 +159,15 @@ def chosen(arguments: argparse.Namespace) -> Diagnostic:
 def prepare(dest: Path, task: Diagnostic, force: bool = False) -> Manifest:
     """Does what is not done yet. ``valid`` has the longest groups of the curriculum's end, ``test`` twice as long ones.
 
-    Both have 100 updates in each row.
+    Both have 100 updates in each stream.
     """
     task.check()
     end = task.longest_at(task.updates - 1)
     held_out = replace(task, updates=min(task.updates, 100), grow=0, first=end, longest=end)
     splits = {
-        "train": Rows(task, 0),
-        "valid": Rows(held_out, 1),
-        "test": Rows(replace(held_out, first=2 * end, longest=2 * end), 2),
+        "train": Streams(task, 0),
+        "valid": Streams(held_out, 1),
+        "test": Streams(replace(held_out, first=2 * end, longest=2 * end), 2),
     }
     inputs = json.dumps(asdict(task))
     return corpus.prepare(
