@@ -36,6 +36,17 @@ def size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
+def read(func: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors that an operation reads: not what it only writes (``out=``, the target of ``copy_``), nor what it
+    takes a shape from (``zeros_like``)."""
+    name = func._schema.name.split("::")[-1]
+    if name.endswith("_like") or name.startswith("new_"):
+        return iter(())
+    written = {argument.name for argument in func._schema.arguments if argument.is_out}
+    args = args[1:] if name == "copy_" else args
+    return tensors((args, {key: value for key, value in kwargs.items() if key not in written}))
+
+
 def place() -> str:
     """``file:line`` of the innermost frame that is neither torch's nor of this folder, for a person to go to."""
     here, library = os.path.dirname(__file__), os.path.dirname(torch.__file__)
@@ -130,7 +141,7 @@ class Counting(TorchDispatchMode):
                 self.counts.copies[place()] += 1
         if func._schema.name.startswith("aten::") and name not in NO_KERNEL and not func.is_view:
             self.counts.kernels[name] += 1
-            self.counts.traffic[name] += sum(map(size, given)) + sum(map(size, made))
+            self.counts.traffic[name] += sum(map(size, read(func, args, kwargs))) + sum(map(size, made))
         self.hold(given, made)
         return out
 

@@ -59,12 +59,18 @@ with fake_cuda():
         pass
     with Counting() as counting:
         float(on_device.sum()), on_device.cpu(), on_host.to("cuda"), on_device.nonzero()
+    with Counting() as writing:
+        torch.add(on_device, 1, out=torch.empty_like(on_device)), on_device.clone().copy_(on_device)
+        torch.zeros_like(on_device), on_device.new_zeros(3), on_device.add_(1)
 counts = counting.counts
-print(json.dumps([sum(counts.waits.values()), sum(counts.copies.values()), counts.launched, counts.bytes]))
+waits, copies = sum(counts.waits.values()), sum(counts.copies.values())
+print(json.dumps([waits, copies, counts.launched, counts.bytes, writing.counts.bytes]))
 """
     path = Path(fake_cuda.library()).with_suffix(".py")
     path.write_text(program)
-    waits, copies, kernels, bytes_moved = run_on_fake_cuda(str(path))
+    waits, copies, kernels, bytes_moved, written = run_on_fake_cuda(str(path))
     # sum, to the host, to the device, nonzero; each of 3 floats reads or writes 12 bytes, nonzero 1 row of 8.
     assert (waits, copies, kernels) == (3, 1, 4)
     assert bytes_moved == (12 + 4) + (12 + 12) + (12 + 12) + (12 + 8)
+    # What is only written is not read: add to another, clone, copy and add in place 24 each, zeros 12 each.
+    assert written == 4 * 24 + 2 * 12
