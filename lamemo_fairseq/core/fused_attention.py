@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .compiled import is_compiling
-from .softmax import Attention, full_precision, softmax_dtype
+from .softmax import Attention, full_precision, log_sum_exp, softmax_dtype
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,11 @@ class RelativeSoftmax(torch.autograd.Function):
         aligned = window.of(products.view(H * B, n * S), n, count, S)
         scores = torch.baddbmm(aligned, head_major(content), head_major(keys).transpose(1, 2))  # [H * B, n, keys]
         del products, aligned
-        scores[..., window.visible :] += mask[:, window.visible :]
+        scores[..., window.visible :].add_(mask[:, window.visible :])  # "+=" would copy the part onto itself
         weights = torch.softmax(scores, dim=-1)
         lse: Optional[Tensor] = None
         if want_lse or previous is not None:
-            # As in softmax.attend: p = exp(s - lse), read off at the largest weight.
-            lse = (scores.amax(-1).to(wide) - weights.amax(-1).to(wide).log()).view(H, B, n).transpose(0, 1)
+            lse = log_sum_exp(scores, weights).view(H, B, n).transpose(0, 1)
         del scores
         keep = None
         if dropout > 0:

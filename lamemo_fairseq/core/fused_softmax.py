@@ -5,16 +5,18 @@ more product of states with the output layer is the price, so small vocabularies
 Slow reference: ``MemoryTransformer.log_probs`` and a gather. V words.
 """
 
+import math
 from typing import Any, Iterator, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .softmax import full_precision, softmax_dtype
+from .softmax import full_precision, log_sum_exp, softmax_dtype
 
-# Scores that are made at once. In float32 they take 1 GiB; fewer would read and write the weights' gradient more often.
-AT_ONCE = 2**28
+# Bytes of scores that are made at once, beside as many of their softmax. Fewer would read the weights, and read and
+# write their gradient, more often.
+AT_ONCE = 3 * 2**28
 # From so many scores on, the plain way's float32 copies and gradients cost more than the second product.
 LARGE = 2**27
 
@@ -24,9 +26,10 @@ def pays(features: Tensor, words: int) -> bool:
     return features.size(0) * words >= LARGE
 
 
-def chunks(tokens: int, words: int) -> Iterator[slice]:
-    """Parts of n tokens whose scores are made at once."""
-    step = max(1, AT_ONCE // words)
+def chunks(tokens: int, words: int, dtype: torch.dtype) -> Iterator[slice]:
+    """Parts of n tokens, alike in size, whose scores, of type ``dtype``, are made at once."""
+    count = min(tokens, math.ceil(tokens * words * dtype.itemsize / AT_ONCE))
+    step = math.ceil(tokens / max(1, count))
     return (slice(start, min(start + step, tokens)) for start in range(0, tokens, step))
 
 
@@ -37,10 +40,11 @@ class TargetLogProbs(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
         wide = softmax_dtype(features.dtype)
         log_probs = features.new_empty(features.size(0), dtype=wide)
-        for part in chunks(features.size(0), weight.size(0)):
-            scores = F.linear(features[part], weight, bias)
-            found = scores.gather(1, targets[part, None]).squeeze(1).to(wide)
-            log_probs[part] = found - scores.to(wide).logsumexp(1)
+        for part in chunks(features.size(0), weight.size(0), weight.dtype):
+            scores = F.linear(features[part], weight, bias)  # [n', V]
+            lse = log_sum_exp(scores, torch.softmax(scores, dim=1))
+            log_probs[part] = scores.gather(1, targets[part, None]).squeeze(1) - lse
+            del scores
         ctx.save_for_backward(features, weight, bias, targets)
         return log_probs
 
@@ -49,18 +53,25 @@ class TargetLogProbs(torch.autograd.Function):
         features, weight, bias, targets = ctx.saved_tensors
         with full_precision(features):
             gradient = gradient.to(features.dtype).unsqueeze(1)  # [n, 1]
-            weighted = features * gradient
+            D = features.size(1)
+            # Another column, of ones, makes the bias's gradient part of the weights' product. Rows are a multiple of
+            # 8 numbers apart, which matrix units of a GPU want.
+            weighted = features.new_empty(features.size(0), D // 8 * 8 + 8)[:, : D + 1]
+            torch.mul(features, gradient, out=weighted[:, :D])
+            weighted[:, D:] = gradient
             # d log p_target / d scores = onehot - p, here its two parts one after the other.
             grad_features = weight[targets] * gradient
-            grad_weight = torch.zeros_like(weight).index_add_(0, targets, weighted)
-            grad_bias = torch.zeros_like(bias).index_add_(0, targets, gradient.squeeze(1))
-            for part in chunks(features.size(0), weight.size(0)):
+            sums = weight.new_empty(weight.size(0), D // 8 * 8 + 8)[:, : D + 1]  # of p, weighted
+            for part in chunks(features.size(0), weight.size(0), weight.dtype):
                 p = torch.softmax(F.linear(features[part], weight, bias), dim=1)  # [n', V]
                 grad_features[part] -= (p @ weight) * gradient[part]
-                grad_weight.addmm_(p.t(), weighted[part], alpha=-1)
-                grad_bias.sub_((p.t() @ gradient[part]).squeeze(1))
+                if part.start == 0:
+                    torch.mm(p.t(), weighted[part], out=sums)
+                else:
+                    sums.addmm_(p.t(), weighted[part])
                 del p
-        return grad_features, grad_weight, grad_bias, None
+            grad = sums.neg_().index_add_(0, targets, weighted)
+        return grad_features, grad[:, :D], grad[:, D], None
 
 
 def chunked_target_log_probs(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:

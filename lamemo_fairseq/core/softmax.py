@@ -49,6 +49,15 @@ def softmax_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def log_sum_exp(scores: Tensor, weights: Tensor) -> Tensor:
+    """Log-sum-exp [...] of ``scores`` [..., keys], given their softmax ``weights``, in float32 or wider; detached.
+
+    Without a second pass of exponentials: p = exp(s - lse), read off at the largest weight.
+    """
+    wide = softmax_dtype(scores.dtype)
+    return scores.detach().amax(-1).to(wide) - weights.detach().amax(-1).to(wide).log()
+
+
 def attend(
     scores: Tensor,
     values: Tensor,
@@ -77,10 +86,7 @@ def attend(
     if previous_attention is not None:
         scores = torch.cat([previous_attention.lse.unsqueeze(-1).to(wide), scores.to(wide)], dim=-1)
     weights = F.softmax(scores, dim=-1, dtype=wide)
-    lse = None
-    if want_lse:
-        # The largest weight gives log-sum-exp without a second pass of exponentials: p = exp(s - lse).
-        lse = scores.detach().amax(-1).to(wide) - weights.detach().amax(-1).log()
+    lse = log_sum_exp(scores, weights) if want_lse else None
     if previous_attention is None:
         return Attended(mix(weights, values, dropout), lse, weights, None)
     alpha, weights = weights[..., 0], weights[..., 1:]

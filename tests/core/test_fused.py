@@ -129,6 +129,32 @@ def test_chunks_of_a_softmax_equal_the_whole(tokens: int, words: int, at_once: i
         torch.testing.assert_close(one, other, **EXACT)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_chunks_in_half_precision_err_no_more_than_the_whole(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against float64 with the same rounded numbers; the log-sum-exp is taken from rounded weights."""
+    monkeypatch.setattr(fused_softmax, "AT_ONCE", 40_000)
+    generator = torch.Generator().manual_seed(1)
+    made = [torch.randn(shape, generator=generator) for shape in [(64, 24), (1000, 24), (1000,)]]
+    inputs = [tensor.to(dtype).requires_grad_() for tensor in made]
+    targets = torch.randint(0, 1000, (64,), generator=generator)
+
+    def whole(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        scores = torch.nn.functional.linear(features, weight, bias)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        return torch.log_softmax(scores, dim=1, dtype=wide).gather(1, targets[:, None]).squeeze(1)
+
+    def of(log_probs: Tensor, inputs: Any) -> Any:
+        return [log_probs.detach(), *torch.autograd.grad(log_probs.sum(), inputs)]
+
+    wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    exact, steps = of(whole(*wide), wide), of(whole(*inputs), inputs)
+    fused = of(fused_softmax.chunked_target_log_probs(*inputs, targets), inputs)
+    for name, right, one, other in zip(("log-probabilities", "features", "weight", "bias"), exact, fused, steps):
+        assert (one.double() - right).norm() < 1.5 * (other.double() - right).norm(), name
+
+
 def test_a_model_with_a_large_vocabulary_takes_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """And learns what it learns without, to the last digit but a few."""
     steps = train(make("lookahead", no_fused_kernels=True).train(), (4, 4))
