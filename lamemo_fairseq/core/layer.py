@@ -60,9 +60,10 @@ class FeedForward(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.fc1(x)
+        # Flat: the product is no view then, and ReLU may overwrite it. Of an overwritten view, backward makes copies.
+        inner = self.fc1(x.flatten(0, 1))  # [B, n, D] -> [B * n, inner]
         inner = ReluDropout.apply(inner, self.dropout) if self.training and self.dropout > 0 else F.relu_(inner)
-        return F.dropout(self.fc2(inner), self.dropout, self.training)
+        return F.dropout(self.fc2(inner), self.dropout, self.training).view(x.shape)
 
 
 class Layer(nn.Module):
