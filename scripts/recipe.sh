@@ -1,4 +1,4 @@
-# Of examples/*/run.sh, which source it: finds the environment, then scripts/recipe.py does the work.
+# Of examples/*/run.sh, which source it: finds the environment, then lamemo_fairseq/study/recipe.py does the work.
 set -euo pipefail
 
 recipe() {
@@ -9,5 +9,5 @@ recipe() {
         echo "run.sh: there is no $python: bash scripts/bootstrap.sh makes it, or name one with PYTHON=" >&2
         exit 1
     fi
-    PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$python" "$root/scripts/recipe.py" "$@"
+    PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m lamemo_fairseq.study.recipe "$@"
 }

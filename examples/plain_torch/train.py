@@ -10,14 +10,14 @@ import torch
 
 from lamemo_fairseq.core import KINDS, MemoryTransformer, ModelConfig
 
-ROWS, SEGMENT = 8, 32  # streams side by side, and tokens of each that are read at once
+STREAMS, SEGMENT = 8, 32  # streams side by side, and tokens of each that are read at once
 
 
 def train(model: MemoryTransformer, text: torch.Tensor, updates: int) -> float:
-    """Reads the text [total] in ROWS streams, segment by segment; the last loss, in nats per character."""
+    """Reads the text [total] in STREAMS streams, segment by segment; the last loss, in nats per character."""
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    length = (len(text) - 1) // ROWS
-    source, target = (text[shift : shift + ROWS * length].view(ROWS, length) for shift in (0, 1))
+    length = (len(text) - 1) // STREAMS
+    source, target = (text[shift : shift + STREAMS * length].view(STREAMS, length) for shift in (0, 1))
     segments = list(zip(source.split(SEGMENT, dim=1), target.split(SEGMENT, dim=1)))
     state, value = None, 0.0
     model.train()
@@ -63,8 +63,10 @@ def main() -> None:
     text = options.text.read_text(encoding="utf-8")
     symbols = sorted(set(text + options.prompt))
     number = {symbol: place for place, symbol in enumerate(symbols)}
-    sizes = {"layers": 2, "dim": 64, "heads": 4, "ffn_dim": 128, "mem_len": 64, "segment_length": SEGMENT}
-    model = MemoryTransformer(ModelConfig(len(symbols), memory=options.memory, **sizes))
+    cfg = ModelConfig(
+        len(symbols), options.memory, mem_len=64, layers=2, dim=64, ffn_dim=128, heads=4, segment_length=SEGMENT
+    )
+    model = MemoryTransformer(cfg)
     train(model, torch.tensor([number[symbol] for symbol in text]), options.updates)
     prompt = torch.tensor([number[symbol] for symbol in options.prompt])
     print(options.prompt + "".join(symbols[token] for token in sample(model, prompt, 200, seed=1)))

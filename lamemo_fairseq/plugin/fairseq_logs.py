@@ -1,33 +1,18 @@
-"""Patches of fairseq's logging, applied on import: each line is written once, and a run's logs are its own.
+"""The files and writers that fairseq logs to, closed where a run or an epoch is over.
 
 Fairseq opens ``--log-file`` anew for each epoch beside the handlers of all earlier ones, so that epoch n is written n
 times. It keeps that handler, the writers of tensorboard and the run of wandb until the process ends; jobs of hydra's
 ``--multirun`` share a process, and would all write into the logs of the first.
 """
 
-import functools
 import logging
-from typing import Any
 
 from fairseq.logging import progress_bar as bars
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 
-def install() -> None:
-    """Wraps what makes a progress bar, which ``fairseq-train`` looks up in its module for each epoch."""
-    make = bars.progress_bar
-
-    @functools.wraps(make)
-    def write_once(*arguments: Any, **named: Any) -> Any:
-        if named.get("log_file") is not None:
-            keep_newest_file(bars.logger, 0)
-        return make(*arguments, **named)
-
-    bars.progress_bar = write_once
-
-
-def forget_earlier_runs() -> None:
+def end_earlier_logs() -> None:
     """Ends the logs of runs that this process trained before; called where one begins, whose own file is open."""
     keep_newest_file(logging.getLogger("fairseq_cli.train"), 1)
     keep_newest_file(bars.logger, 0)

@@ -1,6 +1,6 @@
 """Patches of fairseq, applied on import.
 
-All wrapping happens here (that of logs in ``fairseq_logs.py``), once, and each wrapper ends in fairseq's own function.
+All wrapping happens here, once, and each wrapper ends in fairseq's own function.
 There is no other way in: a task is not asked where these are called. The trainer and ``fairseq-train`` look them up in
 their module at every call.
 
@@ -16,6 +16,12 @@ of ``options``                  why
 ==============================  ==================================================================================
 ``parse_args_and_arch``         argparse shows two hundred lines of usage for a flag that is misspelt, and all of
                                 fairseq's architectures for an ``--arch`` that is
+==============================  ==================================================================================
+
+==============================  ==================================================================================
+of ``progress_bar``             why
+==============================  ==================================================================================
+``progress_bar``                opens ``--log-file`` anew for each epoch, so that epoch n is written n times
 ==============================  ==================================================================================
 
 ==============================  ==================================================================================
@@ -49,13 +55,13 @@ import functools
 import logging
 import os
 import typing
-from argparse import Namespace
 from typing import Any, Dict
 
 import torch
 from fairseq import checkpoint_utils, options
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.logging import progress_bar as bars
 from fairseq.optim import AMPOptimizer, FP16Optimizer, MemoryEfficientFP16Optimizer
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig, ListConfig
@@ -71,8 +77,8 @@ from ..training.exported import is_exported, load_exported, weights_file
 from ..training.resume import StreamIterator
 from ..training.saved_run import check_form
 from ..training.train_step import check_room
-from . import fairseq_logs
 from .error_reporting import refuse_flag
+from .fairseq_logs import keep_newest_file
 from .start_checks import (
     carry_finetuned,
     check_beginning,
@@ -105,7 +111,7 @@ def install() -> None:
     patch_writing()
     patch_reading()
     allow_broadcasts()
-    fairseq_logs.install()
+    patch_logging()
 
 
 def patch_options() -> None:
@@ -118,6 +124,19 @@ def patch_options() -> None:
         return parse(parser, *arguments, **named)
 
     options.parse_args_and_arch = parse_in_one_line
+
+
+def patch_logging() -> None:
+    """A log file holds each line once."""
+    make = bars.progress_bar
+
+    @functools.wraps(make)
+    def write_once(*arguments: Any, **named: Any) -> Any:
+        if named.get("log_file") is not None:
+            keep_newest_file(bars.logger, 0)
+        return make(*arguments, **named)
+
+    bars.progress_bar = write_once
 
 
 def patch_trainer() -> None:
@@ -149,7 +168,7 @@ def patch_writing() -> None:
     def save_whole(obj: Any, filename: str, async_write: bool = False) -> None:
         if os.path.basename(filename) == "crash.pt" and obj["cfg"]["checkpoint"]["no_save"]:
             return  # the trainer saves what it crashed with, even with --no-save
-        obj = without_namespaces(obj)
+        obj = files.without_namespaces(obj)
         if async_write or not PathManager.supports_rename(filename):
             persistent_save(obj, filename, async_write)
         else:
@@ -218,23 +237,6 @@ def patch_reading() -> None:
     checkpoint_utils.load_checkpoint = load_in_agreement
     checkpoint_utils.load_checkpoint_to_cpu = load_whole
     checkpoint_utils.load_model_ensemble_and_task = load_with_names
-
-
-def without_namespaces(state: Dict[str, Any]) -> Dict[str, Any]:
-    """A checkpoint whose flags are plain: older optimizers and schedulers bring a namespace, which torch refuses."""
-    groups = state["cfg"]
-    if not isinstance(groups, dict):
-        return state
-    plain = (str, int, float, bool, list, type(None))
-    return {
-        **state,
-        "cfg": {
-            name: {key: value for key, value in vars(group).items() if isinstance(value, plain)}
-            if isinstance(group, Namespace)
-            else group
-            for name, group in groups.items()
-        },
-    }
 
 
 def patch_half_precision() -> None:

@@ -14,7 +14,6 @@ from ..training import checkpoint_io as files
 from ..training import saved_run
 from ..training.exported import is_exported, weights_file
 from ..training.finetune_memory import carry_memory
-from ..training.metrics import check_best_metric
 from ..training.resume import StreamIterator
 from ..training.run_lock import lock_save_dir
 from . import fairseq_logs
@@ -91,12 +90,21 @@ def check_metric(trainer: Any) -> None:
             check_best_metric(trainer.cfg.checkpoint.best_checkpoint_metric, characters)
 
 
+def check_best_metric(name: str, characters: bool) -> None:
+    """Raises ``UsageError`` where checkpoints are compared by a number that validation will not log."""
+    if name == "bpc" and not characters:
+        raise UsageError(
+            "--best-checkpoint-metric bpc is bits per character, but the data's tokens are words or pieces of words: "
+            "choose --best-checkpoint-metric bits_per_token, which ranks checkpoints alike"
+        )
+
+
 def forget_earlier_runs() -> None:
     """Ends the logs and removes the best score of a run before in this process, as in ``--multirun`` of hydra.
 
     Fairseq keeps the score on its own functions; a run that is resumed gets its own back from the checkpoint.
     """
-    fairseq_logs.forget_earlier_runs()
+    fairseq_logs.end_earlier_logs()
     vars(checkpoint_utils.save_checkpoint).pop("best", None)
     stopping = getattr(sys.modules.get("fairseq_cli.train"), "should_stop_early", None)
     if stopping is not None:

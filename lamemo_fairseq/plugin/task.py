@@ -28,7 +28,7 @@ from ..evaluation.plan import EvaluationPlan
 from ..evaluation.scoring import NonFiniteLoss, ScoredBatches
 from ..generation.prompts import PromptLines, warn_of_other_segments
 from ..training import distributed as gather
-from ..training import metrics as monitor
+from ..training import metrics as run_metrics
 from ..training.csv_log import CsvLog
 from ..training.resume import StreamIterator
 from ..training.train_step import TrainingMemory
@@ -257,7 +257,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
         step = partial(super().train_step, model=model, criterion=criterion, optimizer=optimizer, update_num=update_num)
         memory = self.training_memory
         loss, sample_size, output = memory.run(partial(step, **extra), sample, optimizer, ignore_grad)
-        return loss, sample_size, {**output, **monitor.observe(memory, loss.device)}
+        return loss, sample_size, {**output, **run_metrics.observe(memory, loss.device)}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """The update is made, and what it read enters the memory."""
@@ -277,11 +277,11 @@ class MemoryLanguageModelingTask(GenerationHooks):
     def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
         """Adds bits per token (and character), and what training tells about its memory."""
         super().reduce_metrics(logging_outputs, criterion)
-        monitor.log_bits(self.characters)
+        run_metrics.log_bits(self.characters)
         if any("readings" in output for output in logging_outputs):  # of training
-            monitor.report(logging_outputs)
+            run_metrics.report(logging_outputs)
             # Smoothed values are read from the device, which the host then waits for: only where a line is due.
-            if self.csv is not None and monitor.updates_so_far() % self.cfg.log_interval == 0:
+            if self.csv is not None and run_metrics.updates_so_far() % self.cfg.log_interval == 0:
                 self.csv.write("train", metrics.get_smoothed_values("train_inner"))
 
     def post_validate(self, model: Any, stats: Dict[str, Any], meters: Any) -> None:

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """From an archive to a table: prepares a corpus, trains presets on it, scores them, and puts published numbers beside.
 
-What ``bash examples/CORPUS/run.sh`` runs. Each command is printed before it runs, so that it can be run alone; what is
-there already is not done again. DEST holds
+What ``bash examples/CORPUS/run.sh`` runs, by ``scripts/recipe.sh``. Each command is printed before it runs, so that it
+can be run alone; what is there already is not done again. DEST holds
 
     data-bin/, *.txt        of lamemo prepare
     VARIANT_SIZE/           checkpoints, hydra's log, asked.json (what was asked for), trained (it is finished)
@@ -23,12 +22,12 @@ from pathlib import Path
 from typing import Any, Dict, List, NoReturn, Optional, Sequence
 
 import torch
-from recipe_smoke import SMOKE_MODEL, SMOKE_PREPARE, SMOKE_TOKENS, tiny_archive
 
-from lamemo_fairseq.data.counts import read_counts
-from lamemo_fairseq.plugin.presets import SIZES, VARIANTS, Preset
+from ..data.counts import read_counts
+from ..plugin.presets import SIZES, VARIANTS, Preset
+from .recipe_smoke import SMOKE_MODEL, SMOKE_PREPARE, SMOKE_TOKENS, tiny_archive
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]  # a checkout: its examples hold the published numbers
 CORPORA = ("wikitext-103", "enwik8", "text8", "pg19")
 #: what a corpus is measured in
 MEASURES = {"wikitext-103": "perplexity", "enwik8": "bits per byte", "text8": "bits per character"}
@@ -179,7 +178,7 @@ class Recipe:
             longer, trained = Longer(8, 3 * SMOKE_TOKENS, 24), SMOKE_TOKENS
         tokens, clamp, same = self.tokens, self.tokens + trained, False
         if preset.variant == "compressive":
-            clamp += trained  # rows that were compressed lie behind the others
+            clamp += trained  # slots that were compressed lie behind the others
         if preset.variant == "transformer_xl":
             tokens, clamp, same = longer.tokens, longer.clamp_len, True
         overrides = f'{{"clamp_len": {clamp}' + (', "same_length": True}' if same else "}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydoc_data import topics
 from typing import Dict, List
 
-from lamemo_fairseq.data.prepare.pg19 import FOLDERS
+from ..data.prepare.pg19 import FOLDERS
 
 SMOKE_TOKENS = 16  # N and M
 #: overrides of a preset: two layers, some updates, at a rate that shows in the table

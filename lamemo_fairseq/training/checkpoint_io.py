@@ -12,8 +12,9 @@ import shutil
 import time
 import zipfile
 import zlib
+from argparse import Namespace
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Iterator, Optional, cast
+from typing import Any, BinaryIO, Dict, Iterator, Optional, cast
 
 import torch
 
@@ -78,6 +79,23 @@ def save(content: Any, path: str) -> None:
                 raise could_not_write(path, error) from error
             logger.warning("%s could not be written (%s): trying again", path, error)
             time.sleep(PAUSE)
+
+
+def without_namespaces(state: Dict[str, Any]) -> Dict[str, Any]:
+    """A checkpoint whose flags are plain: older optimizers and schedulers bring a namespace, which torch refuses."""
+    groups = state["cfg"]
+    if not isinstance(groups, dict):
+        return state
+    plain = (str, int, float, bool, list, type(None))
+    return {
+        **state,
+        "cfg": {
+            name: {key: value for key, value in vars(group).items() if isinstance(value, plain)}
+            if isinstance(group, Namespace)
+            else group
+            for name, group in groups.items()
+        },
+    }
 
 
 def write_sealed(content: Any, path: str) -> None:

@@ -1,6 +1,7 @@
 """What a run tells about itself, as fairseq's metrics: bits, mean alpha, size of the memory, peak memory.
 
-Numbers travel as logging outputs, which fairseq sums over micro-batches and ranks; hence sums and counts.
+They observe, and guard nothing. Numbers travel as logging outputs, which fairseq sums over micro-batches and ranks;
+hence sums and counts.
 """
 
 import resource
@@ -11,7 +12,6 @@ import torch
 from fairseq import utils
 from fairseq.logging import metrics
 
-from ..core.errors import UsageError
 from ..data.memory_store import MemoryStore
 
 MIB = 2**20
@@ -32,15 +32,6 @@ def bits_per_token(meters: Any) -> float:
     """The logged loss per token, in base 2; without an auxiliary loss where one is kept apart."""
     meter = meters["nll_loss"] if "nll_loss" in meters else meters["loss"]
     return utils.item(torch.as_tensor(meter.avg))
-
-
-def check_best_metric(name: str, characters: bool) -> None:
-    """Raises ``UsageError`` where checkpoints are compared by a number that validation will not log."""
-    if name == "bpc" and not characters:
-        raise UsageError(
-            "--best-checkpoint-metric bpc is bits per character, but the data's tokens are words or pieces of words: "
-            "choose --best-checkpoint-metric bits_per_token, which ranks checkpoints alike"
-        )
 
 
 def observe(store: MemoryStore, device: torch.device) -> Dict[str, Any]:

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "mutants"
 #: calls whose arguments are words alone
 SPOKEN = {"warning", "info", "warn", "debug", "warn_once", "UsageError"}

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Dict, List
 
 import pytest
-import recipe
 import torch
 from commands import ROOT
 from commands import shell as run_shell
 from conftest import Told
-from recipe_smoke import SMOKE_MODEL, SMOKE_PREPARE, members
 from test_pages import blocks, commands, reason
 
 from lamemo_fairseq.benchmark import paper
@@ -28,6 +26,8 @@ from lamemo_fairseq.core.compiled import cpp_compiler
 from lamemo_fairseq.plugin.config import LaMemoConfig
 from lamemo_fairseq.plugin.decoder import LaMemoDecoder
 from lamemo_fairseq.plugin.presets import PRESETS, SIZES, VARIANTS, Preset
+from lamemo_fairseq.study import recipe
+from lamemo_fairseq.study.recipe_smoke import SMOKE_MODEL, SMOKE_PREPARE, members
 
 PAGES: Dict[str, Path] = {
     "wikitext-103": ROOT / "examples" / "wikitext-103" / "README.md",

@@ -25,8 +25,8 @@ from lamemo_fairseq.core import (
 )
 from lamemo_fairseq.core.memory import KINDS
 
-FOLDERS = ("lamemo_fairseq", "scripts", "examples", "tests")
-FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("lamemo_fairseq", "hydra_plugins", "scripts", "examples", "tests")
+FILES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 CORE = ROOT / "lamemo_fairseq" / "core"
 
 #: what computes faster than its page reads; each names what it is compared with
