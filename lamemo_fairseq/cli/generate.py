@@ -150,7 +150,7 @@ def data_of(folder: str, names: str) -> str:
     if os.path.isfile(os.path.join(folder, "dict.txt")):
         return folder
     first = os.path.join(folder, names.split(os.pathsep)[0])
-    trained = load_checkpoint_to_cpu(first)["cfg"]["task"]["data"]
+    trained = load_checkpoint_to_cpu(first)["cfg"]["task"].get("data") or "nowhere"
     if not os.path.isfile(os.path.join(trained, "dict.txt")):
         raise UsageError(f"--data is missing: {folder} has no dict.txt, and {trained} (as in training) has none either")
     return str(trained)

@@ -5,7 +5,7 @@ from typing import Optional
 
 from .documents import Separator
 from .encodings import ENCODINGS, PositionEncoding
-from .errors import UsageError
+from .errors import UsageError, check_finite
 from .memory import KINDS, Memory, MemoryOptions, MemorySizes
 from .vocabulary import VocabularyOptions
 
@@ -75,7 +75,10 @@ class ModelConfig:
                 f"--position-encoding {self.encoding_name} cannot be used with --memory-type "
                 f"{self.memory}: choose {' or '.join(kind.encodings)}"
             )
-        (kind.options_class() if self.options is None else self.options).check(self.mem_len)
+        options = kind.options_class() if self.options is None else self.options
+        for flags in (self, options, self.vocabulary):
+            check_finite(flags)
+        options.check(self.mem_len)
         self.vocabulary.check()
 
     @property

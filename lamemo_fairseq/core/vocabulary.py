@@ -39,6 +39,10 @@ class VocabularyOptions:
         if not self.adaptive_input:
             for name in ("adaptive_input_cutoff", "adaptive_input_factor", "tie_adaptive_weights"):
                 refuse_unless_default(self, name, "--adaptive-input", "full embeddings")
+        if not 0 <= self.adaptive_softmax_dropout < 1:
+            raise UsageError(
+                f"--adaptive-softmax-dropout {self.adaptive_softmax_dropout} is not in [0, 1): choose e.g. 0.1"
+            )
         if self.tie_adaptive_proj and not self.tie_adaptive_weights:
             raise UsageError("--tie-adaptive-proj needs --tie-adaptive-weights: give both, or leave it out")
         if self.tie_adaptive_weights:

@@ -77,7 +77,8 @@ def score_text(
             tally.add_batch(as_batch(source, target, tally.score.scored))
     score = tally.score
     score.targets = score.scored
-    score.check(name)
+    paths = [getattr(model, "checkpoint_path", None) or "the model" for model in models]
+    score.check(f"{':'.join(paths)} on {name}")
     return score.of_original(counts, name)
 
 

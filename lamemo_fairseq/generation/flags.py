@@ -100,10 +100,15 @@ def check_beams(args: Any, symbols: int) -> None:
     if not 1 <= args.nbest <= args.beam:
         raise UsageError(f"--beam {args.beam} with --nbest {args.nbest}: show 1 text or more, and at most all beams")
     if args.sampling and args.nbest != args.beam:
-        raise UsageError(
-            f"--nbest {args.nbest} with --beam {args.beam}: --sampling draws as many texts as there are beams and "
-            "shows them all, so choose equal numbers"
-        )
+        raise UsageError(different_beams(args.nbest, args.beam))
+
+
+def different_beams(nbest: int, beam: int) -> str:
+    """What is said of sampling that would not show all it draws."""
+    return (
+        f"--nbest {nbest} with --beam {beam}: --sampling draws as many texts as there are beams and shows them all, so "
+        "choose equal numbers"
+    )
 
 
 def check_sampling(args: Any, symbols: int) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Dict, Iterator, Optional
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ..core.config import ModelConfig
@@ -77,6 +78,8 @@ class Trained:
         groups = {str(name): group for name, group in cfg.items()}
         if "memory_type" not in groups["model"]:
             raise UsageError(f"CHECKPOINT {checkpoint} holds {groups['model'].get('_name')}: export takes a lamemo_lm")
+        for kind, name in ((LaMemoConfig, "model"), (MemoryLanguageModelingConfig, "task")):
+            check_types(kind, known(kind, groups[name]), checkpoint)
         flags = LaMemoConfig(**known(LaMemoConfig, groups["model"]))
         flags.check()
         task = MemoryLanguageModelingConfig(**known(MemoryLanguageModelingConfig, groups["task"]))
@@ -195,6 +198,15 @@ def read_dictionary(path: str) -> Dictionary:
 def known(kind: Any, values: Dict[str, Any]) -> Dict[str, Any]:
     """Those of ``values`` that a configuration has of its own; ``log_interval`` and others it takes from elsewhere."""
     return {name: values[name] for name in fields(kind) if name in values}
+
+
+def check_types(kind: Any, values: Dict[str, Any], checkpoint: str) -> None:
+    """Raises ``UsageError`` where ``values`` of a checkpoint are not of the types that the flags of ``kind`` have."""
+    try:
+        OmegaConf.merge(OmegaConf.structured(kind), values)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"CHECKPOINT {checkpoint} has flags of another form in its `cfg`: {reason}") from error
 
 
 def own_values(config: Any) -> Dict[str, Any]:

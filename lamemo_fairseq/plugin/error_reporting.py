@@ -12,13 +12,15 @@ import traceback
 from types import TracebackType
 from typing import Any, Dict, NoReturn, Optional, Type
 
+import torch
 from hydra._internal import utils as hydra_utils
 from hydra.errors import CompactHydraException
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 from torch.multiprocessing import ProcessRaisedException
 
 from ..core.errors import UsageError
 from ..data.text_form import missing_encoder
+from ..generation.flags import different_beams
 
 
 def explain(error: BaseException) -> Optional[str]:
@@ -66,12 +68,26 @@ def explain_flags(error: BaseException) -> Optional[str]:
         return "no batch size: give --batch-size (streams per rank), or --max-tokens (their tokens per batch)"
     if isinstance(error, AssertionError) and str(error).startswith("Pass-through schedule"):
         return "--lr-scheduler pass_through needs an optimizer with a schedule of its own: choose another schedule"
+    if isinstance(error, ConfigKeyError) and raised_in(error, "_build_optimizer") is not None:
+        return "--optimizer composite takes groups of parameters from a file of fairseq-hydra-train: choose another one"
+    if isinstance(error, ValueError) and str(error).startswith("Seed must be between 0 and"):
+        return "--seed is not in 0 to 4294967295: choose another one"
+    if raised_in(error, "build_fp32_params") is not None and not torch.cuda.is_available():
+        return "--fp16 needs a GPU, and there is none: leave it out, or add --fp16-no-flatten-grads"
     if raised_in(error, "get_tpu_device") is not None:
         return "fairseq takes --bf16 (and --tpu) without a GPU for a TPU, and there is none: leave it out"
     if isinstance(error, MissingMandatoryValue) and error.full_key:
         flag = "--" + str(error.full_key).split(".")[-1].replace("_", "-")
         return f"{flag} is missing: {str(error.object_type_str)[: -len('Config')]} needs it"
     return None
+
+
+def explain_sampling(error: BaseException) -> Optional[str]:
+    """One line for what fairseq's commands find before they ask for a generator: as ``generation/flags.py`` says it."""
+    if not isinstance(error, AssertionError) or not str(error).startswith("--sampling requires --nbest"):
+        return None
+    flags = (raised_in(error, "main") or {})["cfg"].generation
+    return different_beams(flags.nbest, flags.beam)
 
 
 def explain_codes(error: BaseException) -> Optional[str]:
@@ -136,7 +152,7 @@ def explain_log(error: BaseException) -> Optional[str]:
 
 
 EXPLANATIONS = (
-    *(explain_rank, explain_checkpoint, explain_input, explain_flags),
+    *(explain_rank, explain_checkpoint, explain_input, explain_flags, explain_sampling),
     *(explain_codes, explain_metric, explain_log),
 )
 

@@ -66,6 +66,7 @@ from fairseq.optim import AMPOptimizer, FP16Optimizer, MemoryEfficientFP16Optimi
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.nodes import AnyNode
 
 from ..core.errors import UsageError
@@ -229,7 +230,14 @@ def patch_reading() -> None:
         filenames = [weights_file(path) for path in filenames]
         for path in filenames:
             files.check_is_file(path)
-        models, cfg, task = load_ensemble(filenames, *arguments, **named)
+        try:
+            models, cfg, task = load_ensemble(filenames, *arguments, **named)
+        except OmegaConfBaseException as error:  # flags of another type, or with a value that is none of theirs
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"{':'.join(filenames)} (or --model-overrides) has flags of another form in its `cfg`: {reason}; use "
+                "another one"
+            ) from error
         for model, path in zip(models, filenames):
             model.checkpoint_path = path
         return models, cfg, task

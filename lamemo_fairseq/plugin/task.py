@@ -121,7 +121,7 @@ class MemoryLanguageModelingTask(GenerationHooks):
 
         ``task_cfg`` is the task of the checkpoint that a command has loaded.
         """
-        if self.cfg.prefix_size > 0 and task_cfg is not None:
+        if self.cfg.prefix_size > 0 and task_cfg is not None and "tokens_per_sample" in task_cfg:
             warn_of_other_segments(self.cfg.tokens_per_sample, task_cfg["tokens_per_sample"])
         paths = utils.split_paths(self.cfg.data)
         directory = paths[(epoch - 1) % len(paths)]

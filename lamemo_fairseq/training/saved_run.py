@@ -19,6 +19,8 @@ PRECISION = ("fp16", "bf16", "memory_efficient_fp16", "memory_efficient_bf16", "
 #: what schedules of the learning rate must find in a checkpoint, where it is not the best score alone
 NEEDS: Dict[str, Set[str]] = {"fixed": set(), "manual": set(), "reduce_lr_on_plateau": {"best", "last_epoch"}}
 LATEST = "checkpoint_last.pt"
+#: what fairseq reads of the last entry of ``optimizer_history``
+HISTORY = ("criterion_name", "optimizer_name", "lr_scheduler_state", "num_updates")
 
 
 class Start(NamedTuple):
@@ -100,14 +102,24 @@ def check_form(state: Any, path: str, training: bool = False) -> None:
         groups = ("task", "model") if isinstance(cfg, Mapping) else ()
         if not groups or not all(isinstance(cfg.get(name), (Mapping, Namespace)) for name in groups):
             raise wrong_form(path, "has no flags of task and model in its `cfg`")
+        if not all(name_of(name, cfg[name]) for name in groups):
+            raise wrong_form(path, "names no task and model in its `cfg`")
     if not isinstance(state.get("task_state", {}), Mapping):
         raise wrong_form(path, "has no dictionary in its `task_state`")
     if training:
         history, extra = state.get("optimizer_history"), state.get("extra_state")
         if not isinstance(history, list) or not history or not isinstance(history[-1], Mapping):
             raise wrong_form(path, "has no `optimizer_history`", way_out=FINETUNE)
+        lacking = [name for name in HISTORY if name not in history[-1]]
+        if lacking:
+            raise wrong_form(path, f"has no `{lacking[0]}` in its `optimizer_history`", way_out=FINETUNE)
         if not isinstance(extra, Mapping) or not isinstance(extra.get("train_iterator"), Mapping):
             raise wrong_form(path, "has no `train_iterator` in its `extra_state`", way_out=FINETUNE)
+        if not isinstance(extra["train_iterator"].get("streams", {}), Mapping):
+            raise wrong_form(path, "has no dictionary in its `streams`", way_out=FINETUNE)
+        memory = extra["train_iterator"].get("streams", {}).get("memory")
+        if memory is not None and not (isinstance(memory, Mapping) and isinstance(memory.get("made_with"), Mapping)):
+            raise wrong_form(path, "has no memory of the form that is written in its `streams`", way_out=FINETUNE)
         if not isinstance(state.get("last_optimizer_state"), Mapping):
             raise wrong_form(path, "has no `last_optimizer_state`", way_out=FINETUNE)
 
@@ -173,7 +185,7 @@ def flags_of(group: Any) -> Dict[str, Any]:
 def name_of(kind: str, group: Any) -> Optional[str]:
     """What was chosen for ``kind``, e.g. ``adam``."""
     flags = flags_of(group)
-    found = flags.get("_name") or flags.get(kind)
+    found = flags.get("_name") or flags.get("arch" if kind == "model" else kind)
     return None if found is None else str(found)
 
 

@@ -1,9 +1,15 @@
 """Flags of the family that contradict each other: one line that names the flag, its value and the way out."""
 
+import math
+import re
+from dataclasses import fields
+from typing import Any, Dict, List, Tuple
+
 import pytest
 from family import SIZES, dictionary
 
 from lamemo_fairseq.core.errors import UsageError
+from lamemo_fairseq.core.memory import KINDS
 from lamemo_fairseq.plugin.config import LaMemoConfig
 from lamemo_fairseq.plugin.criterion import check_criterion
 from lamemo_fairseq.plugin.decoder import LaMemoDecoder
@@ -55,6 +61,32 @@ def test_wrong_flags(case: str) -> None:
         cfg.check()
         LaMemoDecoder(cfg, dictionary(), 4)
     assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def numbers() -> List[Tuple[str, Dict[str, Any]]]:
+    """Every flag of the model that takes a fraction, and the flags without which it means nothing."""
+    found = []
+    for option in fields(LaMemoConfig):
+        if isinstance(option.default, float) or "float" in str(option.type):
+            needed: Dict[str, Any] = {"adaptive_softmax_cutoff": "9"} if option.name.startswith("adaptive") else {}
+            if option.name.startswith("adaptive_input"):
+                needed["adaptive_input"] = True
+            for name, kind in KINDS.items():
+                if option.name in {own.name for own in fields(kind.options_class)}:
+                    needed["memory_type"] = name
+            found.append((option.name, needed))
+    return found
+
+
+@pytest.mark.parametrize("name, needed", numbers(), ids=lambda value: value if isinstance(value, str) else "")
+def test_what_is_no_number_is_no_flag(name: str, needed: Dict[str, Any]) -> None:
+    """NaN passes every comparison that looks for what is too small."""
+    assert len(numbers()) >= 9
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(UsageError) as error:
+            LaMemoConfig(**{**SIZES, **needed, name: value}).check()
+        told = str(error.value)
+        assert re.match(rf"--{name.replace('_', '-')} {value} is (no finite number|not in)", told) and "\n" not in told
 
 
 def test_criteria() -> None:

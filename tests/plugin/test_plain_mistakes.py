@@ -20,7 +20,7 @@ from lamemo_fairseq.plugin.error_reporting import explain
 TASK = ["--task", "memory_language_modeling", "--tokens-per-sample", "16"]
 
 
-def last_line(command: str, *words: Any, **environment: str) -> str:
+def last_line(command: str, *words: Any, **environment: Any) -> str:
     """How a command that must fail ends."""
     done = run(command, *words, check=False, **environment)
     assert done.returncode == 1, done.stdout[-2000:]
@@ -55,6 +55,13 @@ TRAINING = {
         "--best-checkpoint-metric bcp is not logged: choose one of bits",
     ),
     "16 bits for a TPU": (["--bf16"], "fairseq takes --bf16 (and --tpu) without a GPU for a TPU"),
+    "16 bits without a GPU": (["--fp16"], "--fp16 needs a GPU, and there is none: leave it out, or add --fp16-no-fl"),
+    "groups of parameters": (["--optimizer", "composite"], "--optimizer composite takes groups of parameters from a"),
+    "seed": (["--seed", "-1"], "--seed is not in 0 to 4294967295: choose another one"),
+    "singular fit": (
+        ["--memory-type", "continuous", "--criterion", "memory_cross_entropy", "--long-term-ridge", "1e-30"],
+        "--long-term-ridge 1e-30 is too small for 64 basis functions, the fit is singular: choose ",
+    ),
     "log file": (
         ["--log-file", "/none/x"],
         "--log-file /none/x cannot be written to (No such file or directory): name",
@@ -86,6 +93,31 @@ def test_no_such_checkpoint(corpus: Path, tmp_path: Path, command: str) -> None:
 def test_no_such_split(corpus: Path, checkpoint: Path, split: str, advice: str) -> None:
     found = last_line("eval-lm", corpus, *TASK, "--path", checkpoint, "--gen-subset", split)
     assert found == f"error: split {split} is not in {corpus}: it has test, train, valid{advice}"
+
+
+#: flags of generation -> how the line begins; tests/generation/test_commands_refuse_and_omit.py has those of prompts
+GENERATION = {
+    "as many as beams": (["--sampling", "--beam", 3, "--nbest", 2], "--nbest 2 with --beam 3: --sampling draws as "),
+    "one of many": (["--sampling", "--beam", 3], "--nbest 1 with --beam 3: --sampling draws as many texts as there"),
+    "none shown": (["--nbest", 0], "--beam 5 with --nbest 0: show 1 text or more"),
+    "temperature": (["--temperature", "nan"], "--temperature nan is no finite number"),
+    "length": (["--max-len-a", "nan"], "--max-len-a nan is no finite number"),
+    "longest": (["--max-len-b", 10**9], "--max-len-b (and --max-len-a) ask for 1000000000 new tokens: "),
+    "no word": (["--no-repeat-ngram-size", 1, "--max-len-b", 400], "--no-repeat-ngram-size 1 leaves no word that "),
+    "batch": (["--batch-size", 0], "--batch-size 0 is too small: choose 1 or more"),
+}
+
+
+@pytest.mark.parametrize("case", GENERATION)
+def test_generation(corpus: Path, checkpoint: Path, case: str) -> None:
+    """By both commands, which find some of it before they ask for a generator."""
+    flags, line = GENERATION[case]
+    words = [corpus, *TASK, "--path", checkpoint, "--cpu", "--max-len-b", 4, *flags]
+    for command, more, text in (
+        ("generate", ["--gen-subset", "test", "--prefix-size", 5, "--prompt-blocks", "0"], None),
+        ("interactive", ["--bpe", "text_characters"], "the\n"),
+    ):
+        assert last_line(command, *words, *more, input=text).startswith(f"error: {line}")
 
 
 def encoders() -> List["tuple[str, str, Sequence[str]]"]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from commands import PLUGIN, Command, assert_same_training, load, preprocess, train
 
+from lamemo_fairseq.cli.main import main as lamemo
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.interop import authors
 from lamemo_fairseq.plugin.model import LaMemoLanguageModel
@@ -197,10 +198,32 @@ def test_what_is_no_file(data, tmp_path, kind):
     path = tmp_path / "run" / "checkpoint_last.pt"
     no_file(kind, path)
     words = [data, "--user-dir", PLUGIN, "--task", "memory_language_modeling", "--path", path, "--cpu"]
-    evaluated = Command("eval_lm", words, tmp_path / "eval.log")
-    for output in (train(data, tmp_path / "run", "--max-update", 2)[0].fail(), evaluated.fail()):
+    commands = [
+        Command(name, [*words, "--batch-size", 2], tmp_path / name) for name in ("eval_lm", "generate", "validate")
+    ]
+    commands += train(data, tmp_path / "run", "--max-update", 2)
+    for flag in ("--restore-file", "--finetune-from-model"):
+        commands += train(data, tmp_path / f"other{flag}", flag, path, "--max-update", 2)
+    for output in (command.fail(20) for command in commands):
         assert output.splitlines()[-1].startswith(f"error: {path} is {KINDS[kind]}") and "Traceback" not in output
         assert "num_updates" not in output
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("command", ["score", "generate", "export", "evaluate", "import"])
+def test_no_command_of_ours_waits_for_it(data, tmp_path, capsys, kind, command):
+    no_file(kind, tmp_path / "model.pt")
+    path, out = str(tmp_path / "model.pt"), str(tmp_path / "out")
+    words = {
+        "score": [path, str(data.parent / "valid.txt"), "--data", str(data)],
+        "generate": [path, "--prompt", "a", "--data", str(data)],
+        "export": [path, out, "--data", str(data)],
+        "evaluate": [str(data), "--path", path, "--results-path", out, "--cpu"],
+        "import": ["--checkpoint", path, "--save-dir", out],
+    }[command]
+    assert lamemo([command, *words]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"lamemo {command}: ") and path in line and not os.path.exists(out)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

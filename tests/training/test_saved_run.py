@@ -15,6 +15,7 @@ import torch
 from commands import PLUGIN, Command, assert_same_training, load, losses, preprocess, train
 from fairseq import checkpoint_utils
 
+from lamemo_fairseq.cli.main import main as lamemo
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.core.memory import MemoryState
 from lamemo_fairseq.core.network import MemoryTransformer
@@ -111,32 +112,70 @@ FORMS = {
     "no cfg": (lambda state: state.pop("cfg"), "has no flags under `cfg`"),
     "empty cfg": (lambda state: state.update(cfg={}), "has no flags of task and model in its `cfg`"),
     "cfg is text": (lambda state: state.update(cfg="adam"), "has no flags of task and model in its `cfg`"),
+    "model unnamed": (lambda state: state["cfg"].update(model={}), "names no task and model in its `cfg`"),
+    "task unnamed": (lambda state: state["cfg"].update(task={}), "names no task and model in its `cfg`"),
     "task_state is text": (lambda state: state.update(task_state="x"), "has no dictionary in its `task_state`"),
     "no sum in it": (
         lambda state: state.update(task_state={"dictionary": {"types": 3}}),
         "`task_state` has no dictionary",
     ),
 }
+#: what a training does not read, since it has flags of its own
+OF_OTHERS = {
+    "a size is text": (
+        lambda state: state["cfg"]["model"].update(decoder_layers="two"),
+        "has flags of another form in its `cfg`: Value 'two'",
+    ),
+    "no such kind": (
+        lambda state: state["cfg"]["model"].update(memory_type="nonesuch"),
+        "has flags of another form in its `cfg`: Invalid value 'nonesuch'",
+    ),
+}
 OF_TRAINING = {
+    "no name of a criterion": (
+        lambda state: state["optimizer_history"][-1].pop("criterion_name"),
+        "has no `criterion_name` in its `optimizer_history`",
+    ),
+    "no updates": (
+        lambda state: state["optimizer_history"][-1].pop("num_updates"),
+        "has no `num_updates` in its `optimizer_history`",
+    ),
+    "streams are text": (
+        lambda state: state["extra_state"]["train_iterator"].update(streams="x"),
+        "has no dictionary in its `streams`",
+    ),
+    "memory is another": (
+        lambda state: state["extra_state"]["train_iterator"]["streams"].update(memory={"tensors": 3}),
+        "has no memory of the form that is written",
+    ),
     "no history": (lambda state: state.pop("optimizer_history"), "has no `optimizer_history`"),
     "no iterator": (lambda state: state["extra_state"].pop("train_iterator"), "has no `train_iterator`"),
     "no optimizer": (lambda state: state.pop("last_optimizer_state"), "has no `last_optimizer_state`"),
 }
 
 
-@pytest.mark.parametrize("form", [*FORMS, *OF_TRAINING])
-def test_another_form_is_one_line(data, saved, tmp_path, form):
-    damage, told = {**FORMS, **OF_TRAINING}[form]
+@pytest.mark.parametrize("form", [*FORMS, *OF_TRAINING, *OF_OTHERS])
+def test_another_form_is_one_line(data, saved, tmp_path, capsys, form):
+    """By every command that reads checkpoints."""
+    damage, told = {**FORMS, **OF_TRAINING, **OF_OTHERS}[form]
     state = load(saved)
     damage(state)
     folder = place(saved, tmp_path / "run", state)
     path = folder / "checkpoint_last.pt"
     words = [data, "--user-dir", PLUGIN, "--task", "memory_language_modeling", "--path", path, "--cpu"]
     prompts = ["--gen-subset", "valid", "--prefix-size", 3, "--max-len-b", 2]
-    commands = [train(data, folder, "--max-update", 4)[0]]
-    if form in FORMS:
+    commands = [] if form in OF_OTHERS else [train(data, folder, "--max-update", 4)[0]]
+    if form not in OF_TRAINING:
         commands.append(Command("eval_lm", [*words, "--gen-subset", "valid"], tmp_path / "eval.log"))
         commands.append(Command("generate", [*words, *prompts], tmp_path / "generate.log"))
+        for word, more in {
+            "score": [data.parent / "valid.txt"],
+            "generate": ["--prompt", "a"],
+            "export": ["out"],
+        }.items():
+            assert lamemo([word, *map(str, [path, *more, "--data", data])]) == 1
+            line = capsys.readouterr().err.strip().splitlines()[-1]
+            assert line.startswith(f"lamemo {word}: ") and told in line
     for command in commands:
         assert told in refused(command.fail())
 
