@@ -9,7 +9,8 @@ The file is ``corpus.json`` in the data-bin. What is read of it::
 
 The original text is the one before tokenization, byte-pair encoding and unknown words. ``words`` are separated by white
 space, as Python's ``str.split`` does it. ``characters`` and ``bytes`` (of UTF-8) include one line end for each of the
-``lines``; ``words`` include none. Further keys are left alone.
+``lines``; ``words`` include none. Of PG-19 they are those that were published, by which everybody divides. Further keys
+are left alone.
 """
 
 import json

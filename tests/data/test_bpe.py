@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamemo_fairseq.cli.main import main
-from lamemo_fairseq.data.prepare import bpe, corpus
+from lamemo_fairseq.data.prepare import bpe, corpus, forms
 
 LINES = st.lists(st.text("abc é  ", max_size=20), max_size=6)
 
@@ -43,6 +43,20 @@ def test_merges_are_those_of_a_slow_learner(lines: List[str], merges: int) -> No
     assert bpe.learn(lines, merges) == slowly(lines, merges)[0]
 
 
+@given(LINES, st.integers(1, 5))
+def test_frequent_words_stay_of_too_many(lines: List[str], most: int) -> None:
+    """A word is left out only where as many others were at least as frequent, give or take what was forgotten."""
+    whole, kept = Counter(word for line in lines for word in line.split()), bpe.frequent(lines, most)
+    assert len(kept) <= most and (len(whole) > most or kept == whole)
+    assert all(times <= whole[word] for word, times in kept.items())
+
+
+def test_a_word_that_stays_frequent_is_kept(capsys: pytest.CaptureFixture) -> None:
+    lines = [f"the rare{number} the" for number in range(100)]
+    assert bpe.frequent(lines, 10).most_common(1) == [("the", 200)]
+    assert "more than 10 different words" in capsys.readouterr().out
+
+
 def test_applied_as_learned_and_undone(tmp_path: Path) -> None:
     pytest.importorskip("fastBPE")
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
@@ -69,6 +83,14 @@ def test_without_fastbpe(
     said = capsys.readouterr().err
     assert said.startswith(f"lamemo prepare: {' '.join(flags)} cannot be used, fastBPE is not installed: pip install ")
     assert said.count("\n") == 1 and "--no-build-isolation fastBPE" in said and not (tmp_path / "out").exists()
+
+
+def test_a_sample_is_drawn_from_the_whole_text() -> None:
+    lines = [f"{number:03}" for number in range(100)] + ["", "  "]
+    assert forms.sample(lines, 300) == lines[:100]
+    assert forms.sample(lines, 299) == lines[:100:2]
+    assert forms.sample(iter(lines), 80) == lines[:100:4]
+    assert forms.sample(["long"], 1) == ["long"]
 
 
 def test_a_corpus_of_pieces(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

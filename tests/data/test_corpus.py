@@ -1,8 +1,10 @@
 """Preparing corpora: nothing of a text is lost or counted wrongly, plays stay whole, a second run does nothing."""
 
 import gzip
+import io
 import json
 import resource
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -11,10 +13,12 @@ from typing import Any
 
 import pytest
 from commands import ROOT, Command
+from conftest import Told
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lamemo_fairseq.cli import main as cli
+from lamemo_fairseq.cli import prepare as prepare_command
 from lamemo_fairseq.core.errors import UsageError
 from lamemo_fairseq.data.characters import TextCharacters
 from lamemo_fairseq.data.counts import read_counts
@@ -189,6 +193,71 @@ def test_the_old_spelling_says_what_is_new(tmp_path: Path) -> None:
     new, problem = run.stderr.splitlines()
     assert new == "scripts/prepare_text.py is now: lamemo prepare text"
     assert problem.startswith("lamemo prepare: --train ")
+
+
+@pytest.mark.parametrize("name", sorted(set(prepare_command.CORPORA) - {"diagnostic"}))
+def test_a_script_for_each_corpus(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    script = ROOT / "scripts" / f"prepare_{name.replace('-', '_')}.py"
+    monkeypatch.setattr("sys.argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    assert end.value.code == 0 and f"usage: lamemo prepare {name} " in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar for each pass over a text; none elsewhere, where a log would fill with them."""
+    for stream, times in ((Terminal(), 1), (io.StringIO(), 0)):
+        monkeypatch.setattr("sys.stderr", stream)
+        own_text.prepare(tmp_path / f"dest{times}", files_of(tmp_path))
+        for title in ("encoding train: ", "counting train.txt: ", "binarizing test.txt: "):
+            assert (title in stream.getvalue()) == bool(times), title
+
+
+def test_a_line_that_no_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "LONGEST", 10)
+    for text, good in ((b"a 3456 890"[:9] + b"\n", True), (b"fine\na 3456 890\n", False)):
+        files = files_of(tmp_path, text)
+        files["valid"] = files["test"] = files["train"]
+        if good:
+            own_text.prepare(tmp_path / "dest", files)
+            continue
+        with pytest.raises(UsageError, match=r"my-train has more than 10 bytes in line 2: break it, .* fold -s"):
+            own_text.prepare(tmp_path / "other", files)
+        assert not (tmp_path / "other").exists()
+
+
+MEASURED = """
+import resource, sys
+from lamemo_fairseq.cli.main import main
+assert main(["prepare", "text", *sys.argv[1:]]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow  # a text of 24 million bytes in each form
+@pytest.mark.parametrize("form", [["--characters"], ["--words"], ["--bpe", 200], ["--sentencepiece", 200]])
+def test_memory_does_not_grow_with_the_text(form: list, tmp_path: Path, told: Told) -> None:
+    """Under a gigabyte, imports included: a text twelve times as long needs hardly more."""
+    if "--bpe" in form:
+        pytest.importorskip("fastBPE")
+    peaks = []
+    for times in (2, 24):
+        with open(tmp_path / "text", "w") as file:
+            for number in range(times * 20_000):
+                file.write(f"line {number % 9999} is as long as fifty bytes are, it is {number % 7}\n")
+        words = ["--text", tmp_path / "text", "--dest", tmp_path / f"{times}", *form]
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED, *map(str, words)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.splitlines()[-1]) / 1024)
+    told(f"lamemo prepare text {form[0]}: {peaks[0]:.0f} MiB for 2 million bytes, {peaks[1]:.0f} MiB for 24 million")
+    assert peaks[1] < 1000 and peaks[1] - peaks[0] < 500
 
 
 def words_of(folder: Path) -> dict[str, Path]:

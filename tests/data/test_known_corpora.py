@@ -155,10 +155,20 @@ def prepare(*words: Any, problem: Optional[str] = None, capsys: pytest.CaptureFi
     return out
 
 
-def test_wikitext(mirrors: Mirrors, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_wikitext(
+    mirrors: Mirrors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     dest, cache = tmp_path / "dest", tmp_path / "cache"
-    with pytest.raises(UsageError, match="60 tokens in train, not 103,227,021"):  # the archive is not the real one
-        wikitext103.prepare(dest, cache=cache, known=known(mirrors, "good"))
+    archive_known = known(mirrors, "good")
+    # The archive is not the real one.
+    with pytest.raises(UsageError, match="WikiText-103 has 103,227,021 tokens in train, not 60: this is another text"):
+        wikitext103.prepare(dest, cache=cache, known=archive_known)
+    monkeypatch.setattr(wikitext103, "TOKENS", dict.fromkeys(wikitext103.TOKENS, 60))
+    with pytest.raises(UsageError, match="WikiText-103 has 267,735 types in train, not 10: this is another text"):
+        wikitext103.prepare(dest, cache=cache, known=archive_known)
+    assert not dest.exists()
+    monkeypatch.setattr(wikitext103, "TYPES", 10)
+    wikitext103.prepare(dest, cache=cache, known=archive_known)
     counts = read_counts(str(dest / "data-bin"), "train")
     text = ARTICLE.format("train")
     assert counts is not None and (counts.lines, counts.characters, counts.words) == (16, len(text), len(text.split()))
@@ -167,7 +177,7 @@ def test_wikitext(mirrors: Mirrors, tmp_path: Path, capsys: pytest.CaptureFixtur
     archive.write_bytes(mirrors.content)
     prepare("wikitext-103", "--dest", dest, "--archive", archive, problem="has sha256", capsys=capsys)
     said = prepare("wikitext-103", "--dest", dest, "--archive", archive, "--unchecked", capsys=capsys)
-    assert "nothing to do" in said
+    assert "nothing to do" in said and f"has sha256 {archive_known.sha256}" in said
     archive.write_bytes(zipped({"wiki.train.tokens": b"x"}))
     flags = ("--archive", archive, "--unchecked")
     prepare("wikitext-103", "--dest", tmp_path / "n", *flags, problem="no wiki.valid.tokens", capsys=capsys)
@@ -186,7 +196,7 @@ def test_wikitext(mirrors: Mirrors, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 #: 40 bytes of two lines' ends, characters of two bytes (one across the end of train), and a byte that no UTF-8 has
 RAW = "né\n é".encode() + b"\xff ab\ncd " * 3 + "x é".encode() + b" z"
-BENCHMARK = replace(hutter.ENWIK8, sizes=(len(RAW) - 8, 4, 4))
+BENCHMARK = replace(hutter.ENWIK8, sizes=(len(RAW) - 8, 4, 4), sha1=hashlib.sha1(RAW).hexdigest())
 
 
 @pytest.mark.parametrize("ends", ["drop", "keep"])
@@ -197,6 +207,10 @@ def test_enwik8(tmp_path: Path, ends: str, packed: bool, monkeypatch: pytest.Mon
     archive.write_bytes(zipped({"enwik8": RAW}) if packed else RAW)
     own = replace(BENCHMARK.archive, sha256=hashlib.sha256(archive.read_bytes()).hexdigest())
     hutter.prepare(replace(BENCHMARK, archive=own), tmp_path / "dest", archive, ends)
+    other = replace(BENCHMARK, archive=own, sha1="0")
+    with pytest.raises(UsageError, match=f"has sha1 {BENCHMARK.sha1}, not 0: fetch it again"):
+        hutter.prepare(other, tmp_path / "other", archive, ends)
+    assert not (tmp_path / "other").exists()
     from fairseq.data import Dictionary, data_utils
 
     dictionary = Dictionary.load(str(tmp_path / "dest/data-bin/dict.txt"))
@@ -288,6 +302,44 @@ def test_the_wrong_kind_of_archive(tmp_path: Path, name: str, kind: str, capsys:
         problem = "--archive"
     prepare(name, "--dest", dest, "--archive", archive, "--unchecked", problem=problem, capsys=capsys)
     assert not dest.exists()
+
+
+def test_what_was_published() -> None:
+    """Sizes, sums and counts by which a text is known."""
+    archive = wikitext103.ARCHIVE
+    assert (archive.size, archive.sha256) == (
+        190_229_076,
+        "242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590",
+    )
+    assert wikitext103.TOKENS == {"train": 103_227_021, "valid": 217_646, "test": 245_569}
+    assert wikitext103.TYPES == 267_735
+    archive = hutter.ENWIK8.archive
+    assert (archive.size, archive.sha256) == (
+        36_445_475,
+        "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
+    )
+    assert hutter.ENWIK8.sha1 == "57b8363b814821dc9d47aa4d41f58733519076b2"
+    assert hutter.TEXT8.sha1 == "0dc3edebc970dcc96137e7deda4d9995af9d93de"
+    assert hutter.ENWIK8.sizes == hutter.TEXT8.sizes == (90_000_000, 5_000_000, 5_000_000)
+    assert pg19.BOOKS == {"train": 28_602, "valid": 50, "test": 100}
+    assert pg19.WORDS_PUBLISHED == {"train": 1_973_136_207, "valid": 3_007_061, "test": 6_966_499}
+
+
+def test_pg19_is_divided_by_the_published_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Whatever white space parts; with any number of books (--unchecked) by what is counted."""
+    monkeypatch.setattr(pg19, "BOOKS", {"train": 1, "valid": 1, "test": 1})
+    for folder in pg19.FOLDERS.values():
+        (tmp_path / "books" / folder).mkdir(parents=True)
+        (tmp_path / "books" / folder / "1.txt").write_text("five words -- of text\n")
+    for flags, words in (([], pg19.WORDS_PUBLISHED), (["--unchecked"], {"train": 5, "valid": 5, "test": 5})):
+        dest = tmp_path / f"dest{len(flags)}"
+        said = prepare("pg19", "--dest", dest, "--archive", tmp_path / "books", "--words", *flags, capsys=capsys)
+        for split, number in words.items():
+            counts = read_counts(str(dest / "data-bin"), split)
+            assert counts is not None and (counts.words, counts.tokens) == (number, 6)
+        assert ("divided by the 6,966,499 words that were published" in said) == (not flags)
 
 
 def test_pg19(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

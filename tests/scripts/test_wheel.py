@@ -37,6 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy of what it is made from."""
     folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT / "lamemo_fairseq", folder / "lamemo_fairseq", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "hydra_plugins", folder / "hydra_plugins", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "lamemo_command.py", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, folder)
     flags = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder / "dist"]
@@ -85,7 +86,10 @@ def test_everything_of_the_package_is_in_the_wheel(wheel: Path) -> None:
     """Modules and data: each file of the folder, and the command beside it."""
     package = ROOT / "lamemo_fairseq"
     files = {path.relative_to(ROOT).as_posix() for path in package.rglob("*") if path.is_file()}
-    expected = {name for name in files if "__pycache__" not in name} | {"lamemo_command.py"}
+    expected = {name for name in files if "__pycache__" not in name} | {
+        "lamemo_command.py",
+        "hydra_plugins/lamemo_presets.py",
+    }
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name for name in names if ".dist-info/" not in name} == expected
@@ -129,3 +133,16 @@ def test_user_dir_of_the_installed_package(installed: Installed) -> None:
     assert "targets scored" in installed.shell(line)
     said = installed.shell("lamemo generate runs/mine/lamemo --prompt 'The ' --max-tokens 10")
     assert said.splitlines()[-1].startswith("The ")
+
+
+def test_hydra_finds_the_presets_without_a_checkout(installed: Installed) -> None:
+    """The page's own command, by the preset's name alone; and one line for a variant that is none."""
+    page = ROOT / "examples" / "shakespeare" / "README.md"
+    (line,) = (one for block in blocks(page) for one in commands(block) if one.startswith("fairseq-hydra-train"))
+    assert "--config-dir" not in line and "user_dir" not in line
+    line = changed(line).replace("runs/shakespeare/data-bin", "runs/mine/data-bin")
+    output = installed.shell(f"{line} +variant=compressive")
+    assert "done training" in output and f"'user_dir': '{installed.venv.resolve()}" in output
+    assert (installed.work / "runs/shakespeare/lamemo/checkpoint_best.pt").exists()
+    said = installed.shell(f"! {line} +variant=lahmemo").splitlines()[-1]
+    assert said.startswith("error: +variant=lahmemo is not known: choose of compressive, ")

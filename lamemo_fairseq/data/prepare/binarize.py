@@ -21,6 +21,8 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # of every dictionary of fairseq, i
 EOS, UNKNOWN = 2, 3
 PADDED_TO = 8  # fairseq-preprocess fills up with madeupwordNNNN to a multiple of this
 MAGIC = b"MMIDIDX\x00\x00"
+HEAD = struct.Struct("<9sQBQ")  # of an index: magic, version, code of the tokens' type, number of entries
+BLOCK = 1 << 20  # entries whose places are reckoned at once
 CODES = {np.dtype("uint16"): 8, np.dtype("uint32"): 9}  # of number types, in fairseq's table
 
 
@@ -80,26 +82,34 @@ def binarize(text: Path, prefix: Path, numbers: dict[str, int], line_ends: bool 
         The number of tokens, ``</s>`` included, and how many of them are ``<unk>``.
     """
     kind = np.dtype("uint16" if len(numbers) < 65500 else "uint32")
-    sizes: list[int] = []
-    tokens = unknown = 0
-    with open(prefix.with_suffix(".bin"), "wb") as file:
+    tokens = unknown = entries = 0
+    with open(prefix.with_suffix(".bin"), "wb") as file, open(prefix.with_suffix(".idx"), "w+b") as index:
+        index.write(bytes(HEAD.size))
         for line in lines_of(text, f"binarizing {text.name}"):
             entry = [numbers.get(symbol, UNKNOWN) for symbol in line.split()]
             unknown += entry.count(UNKNOWN)
             if line_ends:
                 entry.append(EOS)
             tokens += len(entry)
-            sizes.append(len(entry))
+            entries += 1
             file.write(np.array(entry, dtype=kind).tobytes())
-    with open(prefix.with_suffix(".idx"), "wb") as file:
-        write_index(file, np.array(sizes, dtype=np.int32), kind)
+            index.write(struct.pack("<i", len(entry)))
+        finish_index(index, entries, kind)
     return tokens, unknown
 
 
-def write_index(file: IO[bytes], sizes: np.ndarray, kind: np.dtype) -> None:
-    """The index of a binary file: header, sizes of entries in tokens, and where they begin in bytes."""
-    starts = np.zeros(len(sizes), dtype=np.int64)
-    np.cumsum(sizes[:-1], out=starts[1:])
-    file.write(MAGIC + struct.pack("<Q", 1) + struct.pack("<B", CODES[kind]) + struct.pack("<Q", len(sizes)))
-    file.write(sizes.tobytes())
-    file.write((starts * kind.itemsize).tobytes())
+def finish_index(file: IO[bytes], entries: int, kind: np.dtype) -> None:
+    """Completes an index that has its entries' sizes in tokens: the header, and where entries begin in bytes.
+
+    Block by block, since a large corpus has hundreds of millions of lines.
+    """
+    begin = 0
+    for block in range(0, entries, BLOCK):
+        file.seek(HEAD.size + 4 * block)
+        sizes = np.frombuffer(file.read(4 * min(BLOCK, entries - block)), dtype="<i4").astype(np.int64)
+        ends = begin + np.cumsum(sizes)
+        file.seek(HEAD.size + 4 * entries + 8 * block)
+        file.write(((ends - sizes) * kind.itemsize).astype("<i8").tobytes())
+        begin = int(ends[-1])
+    file.seek(0)
+    file.write(HEAD.pack(MAGIC, 1, CODES[kind], entries))

@@ -19,6 +19,7 @@ from ..text_form import INSTALL_FASTBPE
 from . import corpus
 from .corpus import CODES, Corpus, Manifest
 
+MOST = 400_000  # different words that merges are learned from: what bounds the memory, at a kilobyte each
 END = "</w>"  # behind a word's last letter, so that a piece knows whether its word ends with it
 
 Merge = tuple[str, str, int]
@@ -72,6 +73,23 @@ def pairwise(pieces: list[str]) -> Iterator[tuple[str, str]]:
     return zip(pieces, pieces[1:])
 
 
+def frequent(lines: Iterable[str], most: int) -> Counter[str]:
+    """How often each word stands in ``lines``; of more than ``most`` words, the frequent ones.
+
+    Where there are too many, those that were seen least so far are left out (lossy counting, Manku and Motwani 2002).
+    """
+    words: Counter[str] = Counter()
+    least = 0
+    for line in lines:
+        words.update(line.split())
+        while len(words) > most:
+            least += 1
+            words = Counter({word: times for word, times in words.items() if times > least})
+    if least:
+        print(f"  more than {most:,} different words: merges are learned from those seen more than {least} times")
+    return words
+
+
 def learn(lines: Iterable[str], merges: int) -> list[Merge]:
     """Again and again the most frequent pair of neighbours within words becomes one piece.
 
@@ -79,7 +97,7 @@ def learn(lines: Iterable[str], merges: int) -> list[Merge]:
         ``left, right, count`` of each merge; fewer than ``merges`` where no pair is left. Among equally frequent
         pairs the alphabet decides.
     """
-    words = Counter(word for line in lines for word in line.split())
+    words = frequent(lines, MOST)
     spelled = [[*word[:-1], word[-1] + END] for word in words]
     times = list(words.values())
     counts: Counter[tuple[str, str]] = Counter()

@@ -23,11 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from ...core.errors import UsageError
 from ..byte_tokens import encode_bytes
 from ..characters import encode_character
 from ..counts import CORPUS_FILE, TextCounts
 from . import binarize as files
+from .known import Known
 from .read import file_hash
 
 SPLITS = ("train", "valid", "test")
@@ -62,6 +65,7 @@ class Corpus:
         extras: files that travel with the data: CODES that cut its words, a DICT that was given.
         moses: language of the Moses tokenizer that ``encode`` begins with; kept in corpus.json, so that prompts are
             tokenized alike (``data/text_form.py``).
+        known: what was published of it.
     """
 
     source: str
@@ -74,6 +78,7 @@ class Corpus:
     line_ends: bool = True
     counts: Callable[[], TextCounts] = TextCounts
     vocabulary: tuple[str, ...] = ("train",)
+    known: Known = Known()
 
     @property
     def tokens_are(self) -> str:
@@ -170,6 +175,7 @@ def write_texts(dest: Path, corpus: Corpus) -> Manifest:
     with scratch_of(dest) as scratch:
         print(f"writing the texts of {corpus.source} to {dest}", flush=True)
         facts = {split: _write_split(scratch, split, corpus) for split in SPLITS if split in corpus.splits}
+        corpus.known.check_types(corpus.source, scratch / "train.txt", corpus.line_ends)
         for name, path in corpus.extras.items():
             shutil.copyfile(path, scratch / name)
         manifest = {
@@ -194,7 +200,8 @@ def write_texts(dest: Path, corpus: Corpus) -> Manifest:
 def _write_split(folder: Path, split: str, corpus: Corpus) -> dict[str, Any]:
     """Writes a text; returns what the manifest says of it: counts of the original, and tokens with each ``</s>``."""
     path, counts, tokens = folder / f"{split}.txt", corpus.counts(), 0
-    original = counts.counting(corpus.splits[split])
+    bar = tqdm(corpus.splits[split], desc=f"encoding {split}", unit="", unit_scale=True, disable=None, leave=False)
+    original = counts.counting(bar)
     encoded = map(ENCODE[corpus.units], original) if corpus.encode is None else corpus.encode(original)
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for line in encoded:
@@ -204,7 +211,9 @@ def _write_split(folder: Path, split: str, corpus: Corpus) -> dict[str, Any]:
         f"  {split}: {counts.lines:,} lines, {counts.words:,} words, {counts.characters:,} characters, "
         f"{counts.bytes:,} bytes as {tokens:,} tokens ({corpus.tokens_are})"
     )
+    corpus.known.check_tokens(corpus.source, split, tokens)
     sizes = {name: getattr(counts, name) for name in ("lines", "words", "characters", "bytes")}
+    sizes["words"] = corpus.known.words_of(split, counts.words)
     return {**sizes, "tokens": tokens, "sha256": file_hash(path)}
 
 

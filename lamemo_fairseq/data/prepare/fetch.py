@@ -58,13 +58,14 @@ def obtain(archive: Archive, given: Path | None, unchecked: bool = False, cache:
         return download(archive, cache)
     if not given.is_file():
         raise UsageError(f"--archive {given} is not a file: name {archive.name}, or leave it out to download it")
-    if archive.sha256 is not None and not unchecked:
-        found = file_hash(given)
-        if found != archive.sha256:
-            raise UsageError(
-                f"--archive {given} has sha256 {found}, not {archive.sha256} as {archive.name} has: fetch it again, or "
-                "--unchecked to take it as it is"
-            )
+    found = file_hash(given)
+    if archive.sha256 is None or unchecked:
+        print(f"{given} has sha256 {found}", flush=True)
+    elif found != archive.sha256:
+        raise UsageError(
+            f"--archive {given} has sha256 {found}, not {archive.sha256} as {archive.name} has: fetch it again, or "
+            "--unchecked to take it as it is"
+        )
     return given
 
 
@@ -91,6 +92,8 @@ def download(archive: Archive, cache: Path | None) -> Path:
                 raise UsageError(f"{folder} cannot be written ({strerror}): free room, or name a --cache") from error
             problems.append(f"{url}: {type(error).__name__}")
         else:
+            if known is None:
+                print(f"{archive.name} has sha256 {file_hash(Path(path))}", flush=True)
             return Path(path)
     said = "; ".join(problems)
     way_out = "run again to go on, or name a copy as --archive"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import itertools
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,9 +13,9 @@ from ...core.errors import UsageError
 from . import bpe, corpus
 from .binarize import read_dictionary
 from .corpus import CODES, DICT, SENTENCEPIECE, WORDS, Corpus, Encoder, Manifest
-from .read import file_hash
+from .read import LONGEST, file_hash
 
-SAMPLED = 1_000_000  # lines that sentencepiece learns from at most, drawn from all: what bounds its memory
+SAMPLED = 20_000_000  # characters that sentencepiece learns from at most: what bounds its memory, at 20 bytes each
 
 
 @dataclass(frozen=True)
@@ -136,10 +135,24 @@ def cut_by_sentencepiece(path: Path, lines: Iterable[str]) -> Iterator[str]:
         yield " ".join(model.encode(line, out_type=str))
 
 
+def sample(lines: Iterable[str], most: int) -> list[str]:
+    """Every k-th of the lines that are not blank; k = 1, 2, 4 ... keeps them below ``most`` characters."""
+    kept: list[str] = []
+    size, step = 0, 1
+    for number, line in enumerate(line for line in lines if line.strip()):
+        if number % step == 0:
+            kept.append(line)
+            size += len(line)
+        while size > most and len(kept) > 1:
+            kept, step = kept[::2], 2 * step
+            size = sum(map(len, kept))
+    return kept
+
+
 def learn_sentencepiece(dest: Path, text: Corpus, pieces: int, force: bool) -> Manifest:
     """A unigram model of so many pieces, learned from the training text, travels with the data as ``spm.model``.
 
-    Kudo, arXiv 1804.10959. The text is not normalised, and every character of the sample has a piece.
+    Kudo, arXiv 1804.10959. The text is not normalised, and every character of the sample (:func:`sample`) has a piece.
     """
     check_sentencepiece()
     named = described(text, f"sentencepiece, {pieces} pieces")
@@ -152,15 +165,14 @@ def learn_sentencepiece(dest: Path, text: Corpus, pieces: int, force: bool) -> M
     before = text.encode or (lambda lines: lines)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / SENTENCEPIECE
-        lines = itertools.filterfalse(lambda line: not line.strip(), before(text.splits["train"]))
+        lines = sample(before(text.splits["train"]), SAMPLED)
         try:
             with open(path, "wb") as file:
                 sentencepiece.SentencePieceTrainer.train(
                     sentence_iterator=iter(lines),
                     model_writer=file,
                     vocab_size=pieces,
-                    input_sentence_size=SAMPLED,
-                    shuffle_input_sentence=True,
+                    max_sentence_length=4 * LONGEST,
                     character_coverage=1.0,
                     normalization_rule_name="identity",
                     num_threads=1,

@@ -51,6 +51,7 @@ ENWIK8 = Benchmark(
         "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
         36_445_475,
     ),
+    sha1="57b8363b814821dc9d47aa4d41f58733519076b2",
 )
 TEXT8 = Benchmark(
     "text8",

@@ -16,6 +16,8 @@ from typing import IO, Callable, Optional, cast
 
 from ...core.errors import UsageError
 
+LONGEST = 10_000_000  # bytes of a line: each is held whole, and as a list of its tokens
+
 Opener = Callable[[], "IO[bytes]"]
 
 
@@ -83,8 +85,12 @@ def decoded(name: str, opener: Opener, flag: str) -> Iterator[str]:
     number = 0
     # Read as bytes, because a text file decodes ahead and could not say which line is at fault.
     with opener() as file:
-        for raw in file:
+        while raw := file.readline(LONGEST + 1):
             number += 1
+            if len(raw) > LONGEST:
+                raise UsageError(
+                    f"{flag} {name} has more than {LONGEST:,} bytes in line {number}: break it, e.g. with fold -s"
+                )
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
