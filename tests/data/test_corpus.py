@@ -257,7 +257,8 @@ def test_memory_does_not_grow_with_the_text(form: list, tmp_path: Path, told: To
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout.splitlines()[-1]) / 1024)
     told(f"lamemo prepare text {form[0]}: {peaks[0]:.0f} MiB for 2 million bytes, {peaks[1]:.0f} MiB for 24 million")
-    assert peaks[1] < 1000 and peaks[1] - peaks[0] < 500
+    most = 300 if "--sentencepiece" in form else 50  # pieces are learned from a sample of up to 20 million characters
+    assert peaks[1] < 1000 and peaks[1] - peaks[0] < most
 
 
 def words_of(folder: Path) -> dict[str, Path]:
