@@ -30,8 +30,8 @@ ATTENTION_TYPES: Dict[int, Tuple[str, str, str]] = {
     33: ("lookahead", "disentangled", "full"),
 }
 
-# Their adaptive softmax is told by both.
-CLUSTERS = " (an adaptive softmax cuts words by id, and ids change, since fairseq's dictionary begins with its own)"
+# Their adaptive softmax is told by both: a bias is added to the score of each word and of each cluster.
+CLUSTERS = " (its adaptive softmax has biases, which fairseq's, and so the one here, has not)"
 REASONS = {"cutoffs": CLUSTERS, "div_val": CLUSTERS}
 
 # Their name of a parameter -> ours, outside of layers and in layer {i}.

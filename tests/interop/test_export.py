@@ -4,6 +4,7 @@ import json
 import re
 import resource
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -103,6 +104,22 @@ def test_only_weights_are_handed_on(exported: Path, checkpoint: Path, tmp_path: 
     assert "streams" in state["extra_state"]["train_iterator"]
     with safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:
         assert {f"decoder.{name}" for name in file.keys()} == state["model"].keys()  # noqa: SIM118
+
+
+def test_the_card_says_what_is_asked_of_one(tmp_path: Path) -> None:
+    """Data, settings, scores, the program's revision and the licence, also where the hub looks for it."""
+    flags = ("--data", OLD / "data-bin", "--license", "cc0-1.0", "--score", "test bpc=2.5", "--score", "valid bpc=2.4")
+    assert lamemo("export", OLD / "lookahead.pt", tmp_path / "model", *flags) == 0
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: cc0-1.0\n") and card.endswith("## Licence\n\ncc0-1.0\n")
+    assert "| test bpc | 2.5 |\n| valid bpc | 2.4 |" in card
+    assert "## Data\n\n- not recorded" in card  # of data that lamemo prepare has made: test_text_is_remembered
+    for row in ("| memory | lookahead, ", "| optimizer | adam |", "| lr | ", "| clip norm | ", "| seed | "):
+        assert row in card, row
+    asked = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    if asked.returncode != 0:
+        pytest.skip("no checkout, so no revision")
+    assert re.search(rf"Exported by lamemo_fairseq [\d.]+, revision {asked.stdout.strip()}(-dirty)?\.\n", card)
 
 
 SENTENCE = "The  cat isn't here, said the other."

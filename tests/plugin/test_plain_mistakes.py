@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, List, Sequence
@@ -118,6 +119,36 @@ def test_generation(corpus: Path, checkpoint: Path, case: str) -> None:
         ("interactive", ["--bpe", "text_characters"], "the\n"),
     ):
         assert last_line(command, *words, *more, input=text).startswith(f"error: {line}")
+
+
+@pytest.fixture(scope="module", params=["as many symbols", "fewer symbols"])
+def other(request: Any, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same text with the dictionary of another one."""
+    data = tmp_path_factory.mktemp("other") / "data-bin"
+    shutil.copytree(corpus, data)
+    lines = (data / "dict.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = [lines[1], lines[0], *lines[2:]] if request.param == "as many symbols" else lines[:-16]
+    (data / "dict.txt").write_text("".join(lines), encoding="utf-8")
+    return data
+
+
+#: command -> its flags; training goes on from the checkpoint, or begins with its weights
+WITH_CHECKPOINT = {
+    "eval-lm": ["--path"],
+    "generate": ["--prefix-size", "4", "--path"],
+    "validate": ["--batch-size", "2", "--path"],
+    "interactive": ["--path"],
+    "train": [*TINY[2:], "--no-save", "--restore-file"],
+    "train anew": [*TINY[2:], "--no-save", "--finetune-from-model"],
+}
+
+
+@pytest.mark.parametrize("command", WITH_CHECKPOINT)
+def test_the_dictionary_of_another_corpus(command: str, checkpoint: Path, other: Path, tmp_path: Path) -> None:
+    flags = [*WITH_CHECKPOINT[command], str(checkpoint)]
+    words = [*TASK, *flags, *(["--save-dir", str(tmp_path)] if "train" in command else [])]
+    found = last_line(command.split()[0], other, *words)
+    assert re.match(rf"error: the checkpoint's dictionary \(\d+ types, \w+\) is not that of {other} ", found)
 
 
 def encoders() -> List["tuple[str, str, Sequence[str]]"]:
