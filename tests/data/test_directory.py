@@ -94,3 +94,17 @@ def test_an_epoch_does_not_begin_on_what_has_shrunk(data, suffix) -> None:
     os.truncate(path, size - 1)
     with pytest.raises(UsageError, match=rf"train\.{suffix} has shrunk from {size} to {size - 1} bytes since the run"):
         task.begin_epoch(3, None)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "train.idx", "valid.bin", "valid.idx"])
+def test_a_running_training_stops_where_an_epoch_begins(data, tmp_path, name) -> None:
+    """The files are shorter than a page, so that what is cut off reads as zeros and not as SIGBUS."""
+    for path in data.iterdir():
+        assert path.stat().st_size < 65536
+    command = train(data, tmp_path / "run", "--max-epoch", 10_000, "--no-save", disable_validation=False)[0]
+    assert command.wait_for('"num_updates": "20"')
+    size = (data / name).stat().st_size
+    os.truncate(data / name, size - 2)
+    output = command.fail()
+    assert output.splitlines()[-1].startswith(f"error: {data / name} has shrunk from {size} to {size - 2} bytes since")
+    assert "Traceback" not in output

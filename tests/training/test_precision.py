@@ -54,10 +54,11 @@ def test_loss_is_that_of_float32(data, float32, tmp_path, mode):
     assert memory["tensors"]["embeddings"].dtype == memory["tensors"]["output0"].dtype == half
 
 
-def test_bfloat16_by_hydra(data, float32, tmp_path):
-    (tmp_path / "half.yaml").write_text(
+def train_by_hydra(data, folder, name, precision, updates):
+    """The same model by a file, since ``--bf16`` on the command line is fairseq's for a TPU where there is no GPU."""
+    (folder / "half.yaml").write_text(
         f"""# @package _group_
-common: {{bf16: true, cpu: true, user_dir: {PLUGIN}, log_format: json, log_interval: 1}}
+common: {{{precision}: true, cpu: true, user_dir: {PLUGIN}, log_format: json, log_interval: 1}}
 task: {{_name: memory_language_modeling, data: {data}, tokens_per_sample: 8}}
 model: {{_name: lamemo_lm, decoder_layers: 2, decoder_embed_dim: 16, decoder_ffn_embed_dim: 32,
   decoder_attention_heads: 2, mem_len: 12, dropout: 0.1, attention_dropout: 0.1}}
@@ -65,12 +66,16 @@ criterion: {{_name: cross_entropy}}
 optimizer: {{_name: adam, adam_betas: "(0.9, 0.999)"}}
 lr_scheduler: {{_name: fixed}}
 dataset: {{batch_size: 4, num_workers: 0, disable_validation: true}}
-optimization: {{lr: [0.01], clip_norm: 0.25, max_update: {UPDATES}}}
-checkpoint: {{save_dir: {tmp_path}/run}}
+optimization: {{lr: [0.01], clip_norm: 0.25, max_update: {updates}}}
+checkpoint: {{save_dir: {folder}/{name}}}
 """
     )
-    flags = ["--config-dir", tmp_path, "--config-name", "half", f"hydra.run.dir={tmp_path}/hydra"]
-    output = Command("hydra_train", flags, tmp_path / "log").succeed()
+    flags = ["--config-dir", folder, "--config-name", "half", f"hydra.run.dir={folder}/hydra"]
+    return Command("hydra_train", flags, folder / f"{name}.log").succeed()
+
+
+def test_bfloat16_by_hydra(data, float32, tmp_path):
+    output = train_by_hydra(data, tmp_path, "run", "bf16", UPDATES)
     assert last_losses(output) == pytest.approx(float32, rel=0.02)
     memory = load(tmp_path / "run" / "checkpoint_last.pt")["extra_state"]["train_iterator"]["streams"]["memory"]
     assert memory["tensors"]["lse0"].dtype == torch.float32
@@ -101,6 +106,20 @@ def test_resuming_in_half_precision_is_exact(data, tmp_path, mode):
     assert (len(weights[0]) > 0) == (mode == "fp16-no-flatten-grads")
     assert all(torch.equal(one, other) for one, other in zip(*weights))
     assert "rebuilt from 16 bits" not in output
+
+
+@pytest.mark.parametrize("precision", ["bf16", "memory_efficient_bf16"])
+def test_resuming_in_bfloat16_is_exact(data, tmp_path, precision):
+    """As above; bf16 has float32 weights beside its own, in one flat tensor on a GPU and one per parameter here."""
+    train_by_hydra(data, tmp_path, "whole", precision, 12)
+    train_by_hydra(data, tmp_path, "halves", precision, 8)
+    output = train_by_hydra(data, tmp_path, "halves", precision, 12)
+    assert "with the memory as it was saved" in output and "rebuilt from 16 bits" not in output
+    paths = [tmp_path / name / "checkpoint_last.pt" for name in ("halves", "whole")]
+    assert_same_training(*paths)
+    weights = [load(path)["last_optimizer_state"].get("fp32_params", []) for path in paths]
+    assert (len(weights[0]) > 0) == (precision == "bf16")
+    assert all(torch.equal(one, other) for one, other in zip(*weights))
 
 
 def test_checkpoints_without_float32_weights_say_so(data, tmp_path):

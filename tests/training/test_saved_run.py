@@ -10,16 +10,21 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List
 
+import flag_table
 import pytest
 import torch
 from commands import PLUGIN, Command, assert_same_training, load, losses, preprocess, train
 from fairseq import checkpoint_utils
+from family import SEGMENT, SIZES, dictionary
 
 from lamemo_fairseq.cli.main import main as lamemo
 from lamemo_fairseq.core.errors import UsageError
-from lamemo_fairseq.core.memory import MemoryState
+from lamemo_fairseq.core.memory import KINDS, MemoryState
 from lamemo_fairseq.core.network import MemoryTransformer
+from lamemo_fairseq.plugin.config import LaMemoConfig
+from lamemo_fairseq.plugin.decoder import LaMemoDecoder
 from lamemo_fairseq.training.run_lock import LOCK, OWNER, lock_save_dir
+from lamemo_fairseq.training.saved_run import Start, check_flags
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +80,49 @@ def test_another_flag_is_named(data, saved, tmp_path, change):
     line = refused(train(data, folder, "--max-update", 4, *flags)[0].fail())
     assert told in line and str(folder / "checkpoint_last.pt") in line
     assert (folder / "checkpoint_last.pt").read_bytes() == before
+
+
+#: models whose flags are changed one by one, by what they are made of
+MODELS: Dict[str, Dict[str, Any]] = {
+    **{kind: {"memory_type": kind} for kind in KINDS},
+    "learned distances": {"memory_type": "recurrence", "position_encoding": "shaw"},
+    "adaptive": {"adaptive_softmax_cutoff": "9,15", "adaptive_softmax_factor": 2.0},
+    "adaptive input": {"adaptive_input": True, "adaptive_softmax_cutoff": "9", "decoder_embed_dim": 16},
+}
+
+
+def build(**flags: Any) -> "tuple[LaMemoConfig, Dict[str, Any]]":
+    """Flags as a checkpoint holds them, and the weights of their model."""
+    cfg = LaMemoConfig(**flags)
+    cfg.check()
+    if cfg.learns_distances and cfg.max_distance is None:
+        cfg.max_distance = cfg.mem_len + SEGMENT  # as LaMemoLanguageModel.build_model writes it back
+    return cfg, LaMemoDecoder(cfg, dictionary(), SEGMENT).state_dict()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_flag_that_changes_weights_is_named(name):
+    """Of all that the fuzz knows, with its values, there and back; None is a size that follows others."""
+    own = {**SIZES, **MODELS[name]}
+    saved, weights = build(**own)
+    named = set()
+    for flag, values in {**flag_table.MODEL, **flag_table.KIND.get(name, {})}.items():
+        field = flag.replace("-", "_")
+        for value in [value for value in values if value not in (None, "nan")]:
+            try:
+                cfg, others = build(**{**own, field: value})
+            except UsageError:
+                continue
+            if {key: tensor.shape for key, tensor in weights.items()} == {key: t.shape for key, t in others.items()}:
+                continue
+            for was, now, held, model in ((saved, cfg, weights, others), (cfg, saved, others, weights)):
+                state = {"cfg": {"model": vars(was)}, "model": held}
+                told = f"--{flag} {getattr(now, field)} (was {getattr(was, field)})"
+                with pytest.raises(UsageError, match=re.escape(told)):
+                    check_flags(state, "last.pt", {"model": vars(now)}, Start("last.pt", True, True), model)
+            named.add(flag)
+    always = {"decoder-embed-dim", "decoder-ffn-embed-dim", "decoder-head-dim", "decoder-layers"}
+    assert named >= always | ({"memory-type"} if name in KINDS else set()), named
 
 
 def test_what_may_change_goes_on(data, saved, tmp_path):
