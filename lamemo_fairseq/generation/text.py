@@ -48,7 +48,8 @@ def encode_text(text: str, encode: Callable[[str], str], dictionary: Dictionary,
         if unknown:
             raise UsageError(
                 f"{name} has symbols that the dictionary lacks: {name_words(line, unknown, encode, dictionary)} (write "
-                "it as the training text was: --tokenizer, --bpe, for characters --bpe text_characters; or write <unk>)"
+                "it as the training text was: --tokenizer (lamemo: --moses), --bpe, for characters --bpe "
+                "text_characters; or write <unk>)"
             )
         tokens += [dictionary.index(one) for one in symbols]
     if not tokens:

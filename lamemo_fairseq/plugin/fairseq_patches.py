@@ -9,6 +9,8 @@ of ``Trainer``                  why
 ==============================  ==================================================================================
 ``zero_grad``                   gradients are cleared where an update begins, overflows, lacks memory or is tried
                                 again: the memory that it has read is rolled back with them
+``_catalog_shared_params``      of its module: finds None in the place of each bias that is left out, and reports them
+                                as one parameter that is shared, in a screenful of lines
 ==============================  ==================================================================================
 
 ==============================  ==================================================================================
@@ -59,6 +61,7 @@ from typing import Any, Dict
 
 import torch
 from fairseq import checkpoint_utils, options
+from fairseq import trainer as trainer_module
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar as bars
@@ -141,8 +144,8 @@ def patch_logging() -> None:
 
 
 def patch_trainer() -> None:
-    """An update begins where gradients are cleared."""
-    zero_grad = Trainer.zero_grad
+    """An update begins where gradients are cleared; what is not there is no shared parameter."""
+    zero_grad, catalog = Trainer.zero_grad, trainer_module._catalog_shared_params
 
     @functools.wraps(zero_grad)
     def begin_update(trainer: Any) -> None:
@@ -150,7 +153,13 @@ def patch_trainer() -> None:
         if isinstance(trainer.task, MemoryLanguageModelingTask):
             trainer.task.training_memory.begin()
 
+    @functools.wraps(catalog)
+    def shared_parameters(module: Any, *below: Any) -> Any:
+        found = catalog(module, *below)  # None inside of a module
+        return found and [names for names in found if trainer_module._get_module_by_path(module, names[0]) is not None]
+
     Trainer.zero_grad = begin_update
+    trainer_module._catalog_shared_params = shared_parameters
 
 
 def patch_writing() -> None:

@@ -46,8 +46,9 @@ class Curve:
         self.since[updates] = seconds
 
     def validate(self, updates: int, bits: float) -> None:
-        """A validation: bits per token (kept under ``bpc``)."""
-        self.points[updates] = {"updates": updates, "seconds": sum(self.since.values()), "bpc": bits}
+        """A validation: bits per token (kept under ``bpc``); seconds are NaN where no line of training told any."""
+        seconds = sum(self.since.values()) if self.since else math.nan
+        self.points[updates] = {"updates": updates, "seconds": seconds, "bpc": bits}
 
     def sorted(self) -> List[Point]:
         """The validations, by updates."""

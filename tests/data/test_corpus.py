@@ -407,6 +407,46 @@ def test_a_given_dictionary_and_codes(tmp_path: Path, capsys: pytest.CaptureFixt
     )
 
 
+@pytest.mark.parametrize(
+    "form, again",
+    [
+        (["--characters"], ["--characters"]),
+        (["--bytes"], ["--bytes"]),
+        (["--sentencepiece", 20], ["--sentencepiece", "{}/spm.model"]),
+        (["--bpe", 5], ["--codes", "{}/codes"]),
+        (["--moses", "de"], ["--moses", "de"]),
+        (["--moses", "de", "--bpe", 5], ["--codes", "{}/codes", "--moses", "de"]),
+    ],
+    ids=lambda flags: "".join(map(str, flags)).strip("{}"),
+)
+def test_a_dictionary_of_text_that_was_cut_otherwise(
+    tmp_path: Path, form: list, again: list, capsys: pytest.CaptureFixture
+) -> None:
+    """Nearly all would be unknown, and scores would look good: it is said which flags the model's own text had."""
+    for package in {"--bpe": ["fastBPE"], "--sentencepiece": ["sentencepiece"]}.get(form[-2] if form[1:] else "", []):
+        pytest.importorskip(package)
+    texts, data, new = words_of(tmp_path), tmp_path / "first" / "data-bin", tmp_path / "second"
+    lamemo("text", "--train", texts["train"], "--dest", data.parent, *form, capsys=capsys)
+    again = [str(word).format(data) for word in again]
+    given = ["text", "--test", texts["test"], "--dict", data / "dict.txt", "--dest", new]
+    others = ["--bytes"] if form == ["--characters"] else ["--characters"]
+    for wrong in ([], ["--moses", "en"], others):
+        said = lamemo(*given, *wrong, code=1, capsys=capsys)
+        assert f"--dict {data}/dict.txt is of text that was cut with {' '.join(again)}, and" in said
+        assert not new.exists()
+    lamemo(*given, *again, capsys=capsys)
+
+
+def test_a_dictionary_by_itself_is_taken_at_its_word(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Text that is cut already is words."""
+    texts, first = words_of(tmp_path), tmp_path / "first"
+    lamemo("text", "--train", texts["train"], "--characters", "--dest", first, capsys=capsys)
+    (tmp_path / "dict.txt").write_bytes((first / "data-bin/dict.txt").read_bytes())
+    cut = ["--test", first / "train.txt", "--dict", tmp_path / "dict.txt"]
+    lamemo("text", *cut, "--dest", tmp_path / "new", capsys=capsys)
+    assert read_counts(str(tmp_path / "new/data-bin"), "test").unknown == 0
+
+
 def test_prepared_where_there_is_no_fairseq(tmp_path: Path) -> None:
     code = "import sys\nfor name in ('fairseq', 'hydra', 'omegaconf'):\n    sys.modules[name] = None\n"
     code += "from lamemo_fairseq.cli.main import main\nsys.exit(main())"

@@ -172,6 +172,13 @@ def test_language_modeling_task_runs_without_memory_and_says_so_once(corpus: Pat
     assert "num_updates=3" in done.stdout
 
 
+def test_evaluation_without_task_warns(corpus: Path, checkpoint: Path) -> None:
+    """Fairseq's own task is what it takes then."""
+    done = run("eval-lm", corpus, "--path", checkpoint, "--gen-subset", "valid", "--tokens-per-sample", 16)
+    assert len(re.findall(r"WARNING.*read WITHOUT MEMORY: --task memory_language_modeling", done.stdout)) == 1
+    assert "Perplexity" in done.stdout and "targets scored" not in done.stdout
+
+
 def test_data_directories_take_turns(corpus: Path, tmp_path: Path) -> None:
     """Two directories joined by a colon: epoch 2 reads the second, and its split is another text."""
     second = tmp_path / "second"

@@ -1,5 +1,6 @@
-"""What stands before a result: no warning that a user can do nothing about, and all others."""
+"""What stands before a result: no warning or note that a user can do nothing about, and all others."""
 
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -22,7 +23,25 @@ def test_commands_warn_of_nothing(command: str, corpus: Path, checkpoint: Path, 
         "interactive": [*TASK, "--path", checkpoint, "--max-len-b", 4, "--bpe", "text_characters"],
     }
     output = run(command, corpus, *flags[command], input="the\n" if command == "interactive" else None).stdout
-    assert not re.findall(r".*(?:Warning|WARNING|DEBUG).*", output)
+    notes = "detected shared parameter|reuse_epoch_itr|reuse_dataloader|rebuild_batches|creating new batches"
+    assert not re.findall(rf".*(?:Warning|WARNING|DEBUG|{notes}).*", output)
+
+
+def test_parameters_that_are_shared_are_still_told(corpus: Path, tmp_path: Path) -> None:
+    """Fairseq takes a bias that is left out for one; tied embeddings are one."""
+    flags = ["--adaptive-softmax-cutoff", "20,40", "--adaptive-input", "--tie-adaptive-weights", "--max-update", 1]
+    criterion = ["--criterion", "memory_cross_entropy", "--disable-validation", "--no-save", "--save-dir", tmp_path]
+    output = run("train", corpus, *TINY, *flags, *criterion).stdout
+    shared = re.findall(r"detected shared parameter: (\S+) <- (\S+)", output)
+    assert shared and all("embed" in first and not first.endswith("bias") for first, _ in shared)
+
+
+def test_only_these_notes_are_filtered(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    logger = logging.getLogger("fairseq.tasks.fairseq_task")
+    for message in ("rebuild_batches = False", "creating new batches for epoch 3", "rebuild_batches = False, alas"):
+        logger.info(message)
+    assert caplog.messages == ["rebuild_batches = False, alas"]
 
 
 def test_only_these_warnings_are_filtered() -> None:

@@ -1,5 +1,7 @@
-"""Every command of the README and of every page under examples/ is shell, and its flags are known ones."""
+"""Every command of the README and of every page under examples/ is shell, and its flags are known ones; every link of
+every Markdown file leads somewhere."""
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -7,6 +9,8 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
 from commands import ROOT
+
+from lamemo_fairseq.cli import main as cli
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").glob("*/*.md"))]
 
@@ -81,3 +85,43 @@ def test_flags_of_commands_that_do_not_run_are_known() -> None:
             words = shlex.split(command.replace("...", ""))
             flags = [word for word in words[words.index("--") + 1 if "--" in words else 2 :] if word.startswith("--")]
             assert set(flags) <= known.keys() | optimizer, f"{page}: {set(flags) - known.keys()}"
+
+
+def test_lamemo_commands_that_do_not_run_are_parsed() -> None:
+    """By the command's own parser; the study's page has a function that stands for a part of its commands."""
+    found = [command for _, command in everything() if reason(command)]
+    (function,) = (command for command in found if command.startswith("more() {"))
+    short = function[len("more() {") : -len("}")].strip(" ;")
+    commands = [short.replace('"$@"', one[len("more ") :]) for one in found if one.startswith("more ")]
+    commands += [one for one in found if one.startswith("lamemo ")]
+    assert len(commands) > 15
+    parsed = []
+    for command in commands:
+        _, name, *words = shlex.split(command, comments=True)
+        parser = argparse.ArgumentParser(prog=command)
+        cli.module_of(name).add_arguments(parser)
+        parsed.append(parser.parse_args(words))
+    assert all(parsed)
+
+
+def links(page: Path) -> List[str]:
+    """Links and pictures of a page, code left out, other than those into the web."""
+    text = re.sub(r"^```.*?^```|`[^`\n]+`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", text)
+
+
+def anchors(page: Path) -> List[str]:
+    """What the headings of a page are called in a link, as GitHub makes it of their words."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", words).lower().replace(" ", "-") for words in re.findall(r"^#+ (.*)$", text, re.M)]
+
+
+def test_every_link_leads_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(page for top in ("examples", "tests") for page in (ROOT / top).rglob("*.md"))]
+    found = [(page, link) for page in pages for link in links(page)]
+    assert len(found) > 50 and any("#" in link for _, link in found)
+    for page, link in found:
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page}: {link}"

@@ -1,4 +1,4 @@
-"""The README's first screen, its links, and the quickstart; its other commands run in test_every_command.py."""
+"""The README's first screen, what it names, and the quickstart; its other commands run in test_every_command.py."""
 
 import os
 import re
@@ -20,14 +20,6 @@ def test_the_two_commands_exist_and_ci_calls_the_second() -> None:
     assert second in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_every_link_leads_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
-    headings = [line.lstrip("# ") for line in README.splitlines() if line.startswith("#")]
-    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
-
-
 def test_every_example_and_every_folder_is_named() -> None:
     """What a person may want to do leads to each page; the table of folders names each, with files that exist."""
     wanted = README.split("## What do you want to do?")[1].split("\n## ")[0]
@@ -42,6 +34,15 @@ def test_every_example_and_every_folder_is_named() -> None:
         folders = re.findall(r"`(\w+)`", row[1])
         for name in re.findall(r"`([\w/]+\.py)`", row[-3] + row[-2]):
             assert any((package / folder / name).exists() for folder in folders), name
+
+
+def test_what_commands_leave_is_ignored_by_git(tmp_path: Path) -> None:
+    """Where nobody says otherwise: checkpoints, and what hydra makes; beside the folder that all pages write to."""
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    (tmp_path / ".gitignore").write_bytes((ROOT / ".gitignore").read_bytes())
+    for made in ("checkpoints/checkpoint_last.pt", "outputs/2026-01-01/x", "multirun/2026-01-01/x", "runs/mine/x"):
+        done = subprocess.run(["git", "check-ignore", "--quiet", made], cwd=tmp_path)
+        assert done.returncode == 0, made
 
 
 def test_version_and_changelog_agree() -> None:

@@ -305,6 +305,14 @@ def test_a_curve_survives_a_restart() -> None:
     ]
 
 
+def test_seconds_are_told_where_training_was_logged_alone(checkpoint: Path, tmp_path: Path) -> None:
+    """With --log-interval above the updates of a run no line says how long it took: that is no 0."""
+    line = "2026 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 4 | bits_per_token 4.5 | num_updates 6\n"
+    (tmp_path / "train.log").write_text(line)
+    shutil.copy(checkpoint, tmp_path)
+    assert re.search(r"<td[^>]*>6</td>\s*<td[^>]*>not logged</td>\s*<td[^>]*>4.5000</td>", page_of(tmp_path))
+
+
 def test_the_curve_of_training_goes_on_after_a_restart() -> None:
     values = '{{"num_updates": "{}", "bpc": "{}", "wps": "9", "wall": "{}", "train_wall": "1"}}'
     line = f"2026 | INFO | train_inner | {values}\n"

@@ -1,5 +1,6 @@
 """Bits in training's logs are called what they are: ``bpc`` is what evaluation calls bits per character, or absent."""
 
+import csv
 import re
 from pathlib import Path
 from typing import List
@@ -32,10 +33,15 @@ def test_logged_bits_are_those_that_evaluation_finds(data: Path, tmp_path: Path)
     characters = data.parent.name.startswith("characters")
     metric = "bpc" if characters else "bits_per_token"
     flags = ["--max-update", 3, "--best-checkpoint-metric", metric, "--save-dir", tmp_path]
+    flags += ["--csv-log", tmp_path / "log.csv"]
     output = run("train", data, *TINY, *flags).stdout
     (valid,) = re.findall(r"valid on 'valid' subset \| (.*)", output)
     logged = dict(re.findall(r"(\w+) ([\d.]+)", valid))
     assert ("bpc" in logged) == ("bpc=" in output) == characters
+    with open(tmp_path / "log.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 3 and all(row["bpc"] == (row["bits_per_token"] if characters else "") for row in rows)
+    assert float(rows[-1]["bits_per_token"]) > 1
     scored = run(
         *("eval-lm", data, "--path", tmp_path / "checkpoint_best.pt", "--gen-subset", "valid", "--batch-size", 4),
         *("--task", "memory_language_modeling", "--tokens-per-sample", 16, "--stream-warmup", 0),

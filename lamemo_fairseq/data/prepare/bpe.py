@@ -47,7 +47,7 @@ def prepare(dest: Path, words: Corpus, merges: int, force: bool = False) -> Mani
     if corpus.is_whole(dest, pieces):
         return corpus.binarize(dest)
     corpus.check_replaces_nothing(dest, pieces, force)
-    print(f"learning {merges} merges from the training text of {words.source}", flush=True)
+    print(f"learning {merges} merges from the training text alone, of {words.source}", flush=True)
     before = words.encode or (lambda lines: lines)
     with tempfile.TemporaryDirectory() as scratch:
         codes = Path(scratch) / CODES

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...core.errors import UsageError
+from ..text_form import CODECS, text_form
 from . import bpe, corpus
 from .binarize import read_dictionary
 from .corpus import CODES, DICT, SENTENCEPIECE, WORDS, Corpus, Encoder, Manifest
@@ -89,8 +90,37 @@ def with_dictionary(text: Corpus, form: Form) -> Corpus:
     if form.dictionary is None:
         return text
     read_dictionary(form.dictionary)
+    check_cut(form, form.dictionary)
     named = described(text, f"dictionary {form.dictionary}", form.dictionary)
     return replace(named, extras={**text.extras, DICT: form.dictionary})
+
+
+def check_cut(form: Form, dictionary: Path) -> None:
+    """Raises ``UsageError`` where what lies beside ``dictionary`` says that its own text was cut otherwise.
+
+    Tokens of another cut are nearly all unknown, and ``<unk>`` is so easy to guess that scores look good.
+    """
+    options = text_form(str(dictionary.parent))
+    if not options:  # words, or nothing is known
+        return
+    units = {f"--{name}": "" for name, codec in CODECS.items() if codec == options.get("bpe")}
+    files = {"--codes": options.get("bpe_codes"), "--sentencepiece": options.get("sentencepiece_model")}
+    theirs = {**units, **files, "--moses": options.get("source_lang")}
+    ours = {"--codes": form.codes, "--sentencepiece": form.sentencepiece, "--bpe": form.merges, "--moses": form.moses}
+    if form.units != WORDS:
+        ours[f"--{form.units}"] = ""
+    if contents(theirs) != contents(ours):
+        flags = " ".join(f"{flag} {value}".strip() for flag, value in theirs.items() if value is not None)
+        raise UsageError(
+            f"--dict {dictionary} is of text that was cut with {flags}, and this one would not be: give the same (or, "
+            "where it is cut so already, a copy of the dictionary without what lies beside it)"
+        )
+
+
+def contents(flags: Mapping[str, object]) -> dict[str, object]:
+    """Flags that are given, with the checksum of each file that they name in its place."""
+    found = {flag: value for flag, value in flags.items() if value is not None}
+    return {flag: file_hash(Path(str(v))) if v and Path(str(v)).is_file() else v for flag, v in found.items()}
 
 
 def with_codes(text: Corpus, form: Form) -> Corpus:
@@ -161,7 +191,7 @@ def learn_sentencepiece(dest: Path, text: Corpus, pieces: int, force: bool) -> M
     corpus.check_replaces_nothing(dest, named, force)
     import sentencepiece
 
-    print(f"learning {pieces} pieces from the training text of {text.source}", flush=True)
+    print(f"learning {pieces} pieces from the training text alone, of {text.source}", flush=True)
     before = text.encode or (lambda lines: lines)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / SENTENCEPIECE
