@@ -3,12 +3,15 @@
 Hydra imports what stands in the namespace ``hydra_plugins`` before it composes a configuration, in every program of the
 environment; in programs other than fairseq's, and for other configurations, nothing is done here. Fairseq imports the
 package itself (``common.user_dir``) after composing, in a folder that hydra has changed to: too late for one line about
-an unknown variant, and the wrong place for a relative path. So both are looked at here.
+an unknown variant, and the wrong place for a relative path. So both are looked at here; and hydra's warnings of how
+fairseq calls it are left out, but for one that comes before this file is read.
 """
 
+import logging
 import os
 import re
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import List, NoReturn, Optional
@@ -39,6 +42,7 @@ class LaMemoPresets(SearchPathPlugin):
             return
         check_variants(given.overrides, folder)
         check_user_dir(given.overrides, user_dir)
+        leave_out_warnings(name)
         search_path.append("lamemo_fairseq", f"file://{folder}")
         set_user_dir(name, user_dir)
 
@@ -68,6 +72,16 @@ def check_user_dir(overrides: List[str], installed: Path) -> None:
                 "is no directory" if os.path.isabs(path) else "is relative, and hydra changes the working directory"
             )
             die(f"{override} {reason}: leave it out, which means {installed}, or write it from the root")
+
+
+def leave_out_warnings(name: str) -> None:
+    """Those of the configuration ``name`` that a user can do nothing about: what hydra 1.2 and later will change."""
+    for begin in (
+        f"\n'{name}' is validated against ConfigStore schema with the same name",
+        "Future Hydra versions will no longer change working directory",
+    ):
+        warnings.filterwarnings("ignore", message=re.escape(begin))
+    logging.getLogger("hydra.core.utils").setLevel(logging.INFO)  # what hydra does inside
 
 
 def set_user_dir(name: str, user_dir: Path) -> None:

@@ -57,7 +57,7 @@ import functools
 import logging
 import os
 import typing
-from typing import Any, Dict
+from typing import Any
 
 import torch
 from fairseq import checkpoint_utils, options
@@ -259,42 +259,8 @@ def patch_reading() -> None:
 def patch_half_precision() -> None:
     """Completes the state of the optimizers of 16 bits."""
     for optimizer_class in (FP16Optimizer, MemoryEfficientFP16Optimizer, AMPOptimizer):
-        optimizer_class.state_dict = complete(optimizer_class.state_dict)
-        optimizer_class.load_state_dict = restoring(optimizer_class.load_state_dict)
-
-
-def complete(state_dict: Any) -> Any:
-    """Wraps an optimizer's ``state_dict``."""
-
-    @functools.wraps(state_dict)
-    def complete_state_dict(optimizer: Any) -> Dict[str, Any]:
-        state = state_dict(optimizer)
-        if isinstance(optimizer, AMPOptimizer):
-            return {**state, "grad_scaler": optimizer.scaler.state_dict()}
-        state = {**state, "loss_scale_counters": half_precision.counters(optimizer.scaler)}
-        if isinstance(optimizer, FP16Optimizer):
-            state["fp32_params"] = half_precision.float32_weights(optimizer)
-        return state
-
-    return complete_state_dict
-
-
-def restoring(load_state_dict: Any) -> Any:
-    """Wraps an optimizer's ``load_state_dict``."""
-
-    @functools.wraps(load_state_dict)
-    def restore_state_dict(optimizer: Any, state: Dict[str, Any], optimizer_overrides: Any = None) -> None:
-        load_state_dict(optimizer, state, optimizer_overrides)
-        if isinstance(optimizer, AMPOptimizer):
-            if state.get("grad_scaler") and optimizer.scaler.is_enabled():
-                optimizer.scaler.load_state_dict(state["grad_scaler"])
-            return
-        if optimizer.scaler is not None:
-            half_precision.restore_counters(optimizer.scaler, state.get("loss_scale_counters", {}))
-        if isinstance(optimizer, FP16Optimizer):
-            half_precision.restore_float32_weights(optimizer, state)
-
-    return restore_state_dict
+        optimizer_class.state_dict = half_precision.complete(optimizer_class.state_dict)
+        optimizer_class.load_state_dict = half_precision.restoring(optimizer_class.load_state_dict)
 
 
 def allow_broadcasts() -> None:

@@ -6,9 +6,11 @@ from the rounded ones. Its loss scale grows after so many updates without overfl
 ``--reset-optimizer``, and no hindrance to a fairseq without this package.
 """
 
+import functools
 import logging
 from typing import Any, Dict, List
 
+from fairseq.optim import AMPOptimizer, FP16Optimizer
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -44,3 +46,37 @@ def restore_float32_weights(optimizer: Any, state: Dict[str, Any]) -> None:
         return
     for weight, saved in zip(float32_weights(optimizer), state["fp32_params"]):
         weight.copy_(saved)
+
+
+def complete(state_dict: Any) -> Any:
+    """Wraps an optimizer's ``state_dict``."""
+
+    @functools.wraps(state_dict)
+    def complete_state_dict(optimizer: Any) -> Dict[str, Any]:
+        state = state_dict(optimizer)
+        if isinstance(optimizer, AMPOptimizer):
+            return {**state, "grad_scaler": optimizer.scaler.state_dict()}
+        state = {**state, "loss_scale_counters": counters(optimizer.scaler)}
+        if isinstance(optimizer, FP16Optimizer):
+            state["fp32_params"] = float32_weights(optimizer)
+        return state
+
+    return complete_state_dict
+
+
+def restoring(load_state_dict: Any) -> Any:
+    """Wraps an optimizer's ``load_state_dict``."""
+
+    @functools.wraps(load_state_dict)
+    def restore_state_dict(optimizer: Any, state: Dict[str, Any], optimizer_overrides: Any = None) -> None:
+        load_state_dict(optimizer, state, optimizer_overrides)
+        if isinstance(optimizer, AMPOptimizer):
+            if state.get("grad_scaler") and optimizer.scaler.is_enabled():
+                optimizer.scaler.load_state_dict(state["grad_scaler"])
+            return
+        if optimizer.scaler is not None:
+            restore_counters(optimizer.scaler, state.get("loss_scale_counters", {}))
+        if isinstance(optimizer, FP16Optimizer):
+            restore_float32_weights(optimizer, state)
+
+    return restore_state_dict
