@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""``lamemo prepare site-packages``, in a checkout that is not installed."""
+"""``lamemo prepare site-packages``, named as the older scripts are."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lamemo_fairseq.cli.main import main  # noqa: E402
+from lamemo_fairseq.cli.main import old_spelling  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main(["prepare", "site-packages", *sys.argv[1:]]))
+    old_spelling("scripts/prepare_site_packages.py", ["prepare", "site-packages"])

@@ -29,14 +29,13 @@ NOT_RUN = {
     "bash scripts/gpu_check.sh": "measures for minutes; tested in test_benchmark.py",
     "tensorboard --logdir": "a server that runs until it is stopped; its files are read in test_logging.py",
     "wandb sync": "sends to a server; what it would send is looked at in test_logging.py",
-    "gsutil": "Google's tool, and terabytes",
 }
 
 
 def blocks(page: Path) -> Iterator[str]:
     """The blocks of shell commands: marked as such, or not marked and beginning like a command."""
     for mark, body in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
-        starts = re.match(r"(bash|python|fairseq-|torchrun|lamemo|gsutil|tensorboard|wandb|#!)", body)
+        starts = re.match(r"(bash|python|fairseq-|torchrun|lamemo|tensorboard|wandb|#!)", body)
         if mark == "bash" or (mark == "" and starts):
             yield body
 

@@ -29,6 +29,7 @@ class Archive:
         name: of the file.
         urls: mirrors, the best first.
         sha256: of the file; None: not known here.
+        md5: what is known in its place.
         size: in bytes; None: not known.
         largest: bytes at which a download is given up, where the size is not known.
     """
@@ -38,6 +39,12 @@ class Archive:
     sha256: Optional[str] = None
     size: Optional[int] = None
     largest: int = 2 << 30
+    md5: Optional[str] = None
+
+    @property
+    def sum(self) -> Optional[str]:
+        """As pooch takes it."""
+        return f"sha256:{self.sha256}" if self.sha256 else f"md5:{self.md5}" if self.md5 else None
 
 
 class WrongFile(Exception):
@@ -69,17 +76,16 @@ def obtain(archive: Archive, given: Path | None, unchecked: bool = False, cache:
     return given
 
 
-def download(archive: Archive, cache: Path | None) -> Path:
-    """Tries mirror after mirror."""
+def download(archive: Archive, cache: Path | None, shown: bool = True) -> Path:
+    """Tries mirror after mirror; with a progress bar if ``shown``."""
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
-    folder = cache or Path(pooch.os_cache("lamemo_fairseq"))
-    known = None if archive.sha256 is None else f"sha256:{archive.sha256}"
+    folder, known = cache or default_cache(), archive.sum
     part = folder / f"{archive.name}.part"
     problems = []
     for url in archive.urls:
-        downloader = Downloader(archive, part)
+        downloader = Downloader(archive, part, shown)
         try:
             path = pooch.retrieve(url, known, fname=archive.name, path=folder, downloader=downloader)
         except (WrongFile, ValueError) as error:  # pooch says so of another checksum
@@ -100,11 +106,19 @@ def download(archive: Archive, cache: Path | None) -> Path:
     raise UsageError(f"{archive.name} could not be downloaded ({said}): {way_out}")
 
 
+def default_cache() -> Path:
+    """The user's cache folder."""
+    import pooch
+
+    return Path(pooch.os_cache("lamemo_fairseq"))
+
+
 class Downloader:
     """What pooch calls to fetch a URL into a file; where a connection broke, the next one goes on."""
 
-    def __init__(self, archive: Archive, part: Path) -> None:
+    def __init__(self, archive: Archive, part: Path, shown: bool) -> None:
         self.archive, self.part = archive, part
+        self.no_bar = None if shown else True  # None: unless there is a terminal
 
     def __call__(self, url: str, output_file: str, pooch: Any, check_only: bool = False) -> None:
         """Fetches ``url``."""
@@ -157,6 +171,5 @@ class Downloader:
 
     def bar(self, have: int, total: int | None) -> contextlib.AbstractContextManager[tqdm]:
         """A progress bar, on a terminal."""
-        return tqdm(
-            initial=have, total=total, desc=self.archive.name, unit="B", unit_scale=True, disable=None, leave=False
-        )
+        form = {"desc": self.archive.name, "unit": "B", "unit_scale": True, "leave": False}
+        return tqdm(initial=have, total=total, disable=self.no_bar, **form)
