@@ -3,7 +3,7 @@
 #
 #   bash scripts/test.sh            all but the slow tests
 #   bash scripts/test.sh --all      these as well
-#   bash scripts/test.sh tests/test_corpus.py -k words     other arguments go to pytest
+#   bash scripts/test.sh tests/data/test_corpus.py -k words     other arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -27,8 +27,8 @@ from mutant_records import FOLDER, ROOT, Mutants, in_turn
 
 CORE = ["tests/core/test_reference.py", "tests/core/test_network.py", "tests/core/test_fused.py"]
 CORE += ["tests/core/test_decoding.py", "tests/core/test_autocast.py", "tests/core/test_golden.py"]
-CONTRACT = ["tests/core/test_memory_base.py", "tests/core/test_memory_condensed.py"]
-CONTRACT += ["tests/core/test_contract.py", "tests/core/test_kinds.py"]
+CONTRACT = ["tests/core/test_memory_base.py", "tests/core/test_memory_condensed.py", "tests/core/test_memory_signal.py"]
+CONTRACT += ["tests/core/test_contract.py", "tests/core/test_kinds.py", "tests/core/test_continuous.py"]
 SEGMENTS = [
     "tests/data/test_segments.py",
     "tests/data/test_layout.py",
