@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, USER_DIR, run, task_config
+from conftest import TINY, USER_DIR, Command, run, task_config
 from fairseq import utils
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.data import data_utils
@@ -216,6 +216,26 @@ def test_the_tasks_iterator_feeds_the_whole_split(corpus: Path, rows: int) -> No
             columns[row].append(target[target.ne(PAD)])
     text = torch.cat([piece for row in columns for piece in row])
     assert torch.equal(text, load_text(corpus, "test"))
+
+
+def test_a_hundred_thousand_streams_of_a_small_text(corpus: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """More streams than tokens take no longer than as many as there are: a second, of which fairseq has most."""
+    many = ["--batch-size", 100_000, "--cpu"]
+    updates = ["--max-update", 2, "--no-save", "--save-dir", tmp_path, "--train-subset", "valid"]
+    path = [
+        "--task",
+        "memory_language_modeling",
+        "--path",
+        checkpoint,
+        "--gen-subset",
+        "valid",
+        "--tokens-per-sample",
+        16,
+    ]
+    commands = [Command("train", [corpus, *TINY, *many, *updates, "--user-dir", USER_DIR], tmp_path / "train")]
+    commands += [Command("eval_lm", [corpus, *path, *many, "--user-dir", USER_DIR], tmp_path / "eval")]
+    for command in commands:
+        command.succeed(60)
 
 
 @pytest.mark.parametrize("flag", ["random_offset", "varlen"])

@@ -54,10 +54,13 @@ def test_three_updates_and_three_more(data, tmp_path, flag, name):
 
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_training_does_not_see_what_it_is_validated_on(data, tmp_path, split):
-    """A memory is training's or validation's by who reads, not by the name of the split."""
-    flags = ["--train-subset", split, "--random-offset", "--validate-interval-updates", 2, "--max-update", 7]
-    train(data, tmp_path / "without", *flags)[0].succeed()
+    """A memory is training's or validation's by who reads, not by the name of the split; in checkpoints too."""
+    flags = ["--train-subset", split, "--random-offset", "--validate-interval-updates", 2, "--max-update"]
+    train(data, tmp_path / "without", *flags, 7)[0].succeed()
     for subsets in ("train", "valid,train"):
         folder = tmp_path / subsets
-        train(data, folder, *flags, "--valid-subset", subsets, disable_validation=False)[0].succeed()
+        validated = [*flags[:-1], "--valid-subset", subsets, "--max-update"]
+        train(data, folder, *validated, 4, disable_validation=False)[0].succeed()
+        output = train(data, folder, *validated, 7, disable_validation=False)[0].succeed()
+        assert "with the memory as it was saved" in output
         assert_same_training(tmp_path / "without" / "checkpoint_last.pt", folder / "checkpoint_last.pt")
