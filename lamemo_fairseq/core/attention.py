@@ -13,45 +13,11 @@ from torch import Tensor, nn
 from . import softmax as ops
 from .encodings import Biases, Distances, PositionEncoding
 from .fused_attention import FusedAttention, Window, fused_attention
-from .kv_cache import Buffer
+from .kv_cache import Cache
 from .memory.base import LongTermOutput
 from .positions import AttentionGeometry, LookAheadGeometry, align
 from .probe import LayerProbe
 from .softmax import Attended, Attention
-
-
-class Cache:
-    """One layer's key-value cache while a segment is decoded: the memory's, then one by one the segment's own.
-
-    ``distances`` are the projected encodings, which depend on weights alone; row ``zero_distance_index`` is that of
-    distance 0.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        # [H, B, capacity, d] and [H, B, d, capacity]: for a single query both are a matrix times a vector, which reads
-        # memory as fast as it can be read; heads come first, since one head's distances serve all streams.
-        self.keys, self.values = Buffer(capacity, dim=2, streams=1), Buffer(capacity, dim=3, streams=1)
-        self.distances: Optional[Distances] = None
-        self.zero_distance_index = capacity
-        self.keys_t: Optional[Tensor] = None
-
-    def append(self, keys: Tensor, values: Tensor) -> Tuple[Tensor, Tensor]:
-        """Takes in keys and values [B, H, n, d]; returns all so far, [B, H, T, d], as views."""
-        held = self.values.append(values.permute(1, 0, 3, 2)).permute(1, 0, 3, 2)
-        return self.keys.append(keys.transpose(0, 1)).transpose(0, 1), held
-
-    def relative_keys_t(self) -> Tensor:
-        """The distances' keys as single tokens read them, [H, d, S]."""
-        if self.keys_t is None:
-            assert self.distances is not None and self.keys.tensor is not None
-            H, d = self.keys.tensor.size(0), self.keys.tensor.size(3)
-            self.keys_t = self.distances.keys.unflatten(-1, (H, d)).permute(1, 2, 0).contiguous()
-        return self.keys_t
-
-    def select(self, order: Tensor) -> None:
-        """Streams in another order."""
-        self.keys.select(order)
-        self.values.select(order)
 
 
 class AttentionOutput(NamedTuple):

@@ -12,9 +12,8 @@ from typing import List, Optional
 import torch
 from torch import Tensor
 
-from .attention import Cache
 from .documents import Tracker
-from .fast_decode import FastDecodeLayer
+from .fast_decode import FastDecodeLayer, LayerSegment
 from .kv_cache import Buffer
 from .memory import Memory, MemoryState, SegmentRecord
 from .softmax import Attention, full_precision
@@ -46,17 +45,10 @@ class DecodingSegment:
     def begin(self, state: MemoryState) -> None:
         """Empty, behind ``state``."""
         self.state, self.length = state, 0
-        self.caches = [Cache(state.length + self.capacity) for _ in range(self.layers)]
+        self.parts = [LayerSegment(state.length, self.capacity) for _ in range(self.layers)]
         self.documents = Buffer(self.capacity, dim=1)  # [B, N], unless each stream is one document
-        self.embeddings = Buffer(self.capacity, dim=1)  # [B, N, D]
-        self.inputs = [Buffer(self.capacity, dim=1) for _ in range(self.layers)]
-        # Attention of the refreshed memory, then of the segment: [B, H, M + N, d] and [B, H, M + N].
-        total = state.length + self.capacity
-        self.outputs: List[Buffer] = [Buffer(total, dim=2) for _ in range(self.layers)]
-        self.lses: List[Buffer] = [Buffer(total, dim=2) for _ in range(self.layers)]
-        self.stores_attention: List[bool] = [False] * self.layers
-        self.usage: List[Optional[Tensor]] = [None] * self.layers
-        self.cached = True  # whether what a token reads is all in the caches
+        # What went into each layer, the first one's being the embeddings: [N, L, B, D], a token's together.
+        self.inputs = Buffer(self.capacity, dim=0, streams=2)
 
     @property
     def is_full(self) -> bool:
@@ -66,29 +58,31 @@ class DecodingSegment:
     def append(self, record: SegmentRecord) -> None:
         """Adds what a chunk of n tokens left."""
         count = record.embeddings.size(1)
-        self.embeddings.append(record.embeddings)
-        for layer, (hidden_states, attention_state) in enumerate(zip(record.inputs, record.attention_state)):
-            self.inputs[layer].append(hidden_states)
+        self.inputs.append(torch.stack(record.inputs).permute(2, 0, 1, 3))
+        for layer, part in enumerate(self.parts):
+            attention_state, usage = record.attention_state[layer], record.usage[layer]
             if attention_state is not None:
-                self.stores_attention[layer] = True
-                self.outputs[layer].append(attention_state.output)
-                self.lses[layer].append(attention_state.lse)
-        for layer, usage in enumerate(record.usage):
+                part.stores_attention = True
+                part.output.append(attention_state.output.permute(2, 0, 1, 3))
+                part.lse.append(attention_state.lse.permute(2, 1, 0))
             if usage is not None:
-                so_far = self.usage[layer]
-                # A later chunk has more keys; what is summed is the usage of the memory, which comes first.
-                self.usage[layer] = usage if so_far is None else so_far + usage[:, : so_far.size(1)]
+                part.add_usage(usage)
         self.length += count
         self.tokens_seen += count
 
-    def step(self, x: Tensor, weights: List[FastDecodeLayer], reach: Optional[int]) -> Tensor:
-        """One further token through all layers: embeddings [B, D] -> features [B, D]. ``reach`` as in positions."""
-        self.embeddings.slot().copy_(x)
-        for number, layer in enumerate(weights):
-            self.inputs[number].slot().copy_(x)
-            x = layer.decode_step(
-                x, self.caches[number], reach, self.outputs[number], self.lses[number], self.stores_attention[number]
-            )
+    @torch.no_grad()
+    def step(self, x: Tensor, weights: List[FastDecodeLayer], reach: Optional[int], memory: Memory) -> Tensor:
+        """One further token through all layers: embeddings [B, D] -> features [B, D], which carry no gradient.
+
+        ``reach`` as in positions.
+        """
+        inputs = []
+        for number, (layer, part) in enumerate(zip(weights, self.parts)):
+            inputs.append(x)
+            if part.reads_long_term and part.long_term is None:
+                part.long_term = memory.decoding_reader(self.state, number, x)
+            x = layer.decode_step(x, part, reach)
+        torch.stack(inputs, out=self.inputs.slot())
         self.length += 1
         self.tokens_seen += 1
         return x
@@ -96,22 +90,26 @@ class DecodingSegment:
     def record(self) -> SegmentRecord:
         """The segment so far, as if it had been read at once."""
         attention_state: List[Optional[Attention]] = [
-            Attention(output.filled(), lse.filled()) if keep else None
-            for output, lse, keep in zip(self.outputs, self.lses, self.stores_attention)
+            Attention(part.output.filled().permute(1, 2, 0, 3), part.lse.filled().permute(2, 1, 0))
+            if part.stores_attention
+            else None
+            for part in self.parts
         ]
         documents = None if self.tracker is None else self.documents.filled()
-        inputs = [hidden_states.filled() for hidden_states in self.inputs]
-        return SegmentRecord(self.embeddings.filled(), inputs, attention_state, self.usage, documents=documents)
+        inputs = list(self.inputs.filled().permute(1, 2, 0, 3).unbind(0))  # [B, n, D] each
+        usage = [part.usage for part in self.parts]
+        return SegmentRecord(inputs[0], inputs, attention_state, usage, documents=documents)
 
     def close(self, memory: Memory) -> None:
         """The segment enters the memory, and the next begins."""
-        with full_precision(self.embeddings.filled()):
-            state = memory.update(self.state, self.record(), self.length)
+        record = self.record()
+        with full_precision(record.embeddings):
+            state = memory.update(self.state, record, self.length)
         self.begin(state if self.tracker is None else replace(state, last=self.tracker.last))
 
     def reorder(self, order: Tensor) -> None:
         """Streams in another order: ``order`` [B'] of stream numbers; the identity costs nothing."""
-        if self.embeddings.tensor is not None and not is_identity(order, self.embeddings.tensor.size(0)):
+        if self.inputs.tensor is not None and not is_identity(order, self.inputs.tensor.size(2)):
             self.select(order)
 
     def select(self, order: Tensor) -> None:
@@ -119,8 +117,7 @@ class DecodingSegment:
         self.state = self.state.select(order)
         if self.tracker is not None:
             self.tracker.select(order)
-        for buffer in [self.documents, self.embeddings, *self.inputs, *self.outputs, *self.lses]:
+        for buffer in (self.documents, self.inputs):
             buffer.select(order)
-        self.usage = [None if usage is None else usage.index_select(0, order) for usage in self.usage]
-        for cache in self.caches:
-            cache.select(order)
+        for part in self.parts:
+            part.select(order)

@@ -125,11 +125,6 @@ class PositionEncoding:
     def __init__(self, dim: int, clamp_len: Optional[int] = None, entries: Optional[int] = None) -> None:
         self.dim, self.clamp_len, self.entries = dim, clamp_len, entries
 
-    @property
-    def fast_decode(self) -> bool:
-        """Whether ``fast_decode.py`` computes scores of this form."""
-        return not self.learned
-
     def biases(self, looks_ahead: bool, heads: int, head_dim: int) -> Biases:
         """The vectors that all layers share."""
         ahead = looks_ahead and self.split_position, looks_ahead and self.split_content

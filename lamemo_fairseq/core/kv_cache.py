@@ -1,8 +1,11 @@
 """Preallocated buffers for incremental decoding, filled from the front."""
 
-from typing import Optional
+from typing import Optional, Tuple
 
+import torch
 from torch import Tensor
+
+from .encodings import Distances
 
 
 class Buffer:
@@ -17,6 +20,7 @@ class Buffer:
     def __init__(self, capacity: int, dim: int, streams: int = 0) -> None:
         self.capacity, self.dim, self.streams, self.length = capacity, dim, streams, 0
         self.tensor: Optional[Tensor] = None
+        self.flattened: Optional[Tensor] = None
 
     def append(self, entries: Tensor) -> Tensor:
         """Takes in ``entries``; returns everything so far, as a view."""
@@ -38,8 +42,10 @@ class Buffer:
 
     def flat(self) -> Tensor:
         """The whole of a [H, B, ., .] tensor, heads and streams as one dimension."""
-        assert self.tensor is not None
-        return self.tensor.flatten(0, 1)
+        if self.flattened is None:
+            assert self.tensor is not None
+            self.flattened = self.tensor.flatten(0, 1)
+        return self.flattened
 
     def filled(self) -> Tensor:
         """Everything so far, as a view."""
@@ -49,4 +55,44 @@ class Buffer:
     def select(self, order: Tensor) -> None:
         """Streams in another order: ``order`` [B'] of stream numbers."""
         if self.tensor is not None:
-            self.tensor = self.tensor.index_select(self.streams, order)
+            self.tensor, self.flattened = self.tensor.index_select(self.streams, order), None
+
+
+class Cache:
+    """One layer's key-value cache while a segment is decoded: the memory's, then one by one the segment's own.
+
+    ``distances`` are the projected encodings, which depend on weights alone; row ``zero_distance_index`` is that of
+    distance 0.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        # [H, B, capacity, d] and [H, B, d, capacity]: for a single query both are a matrix times a vector, which reads
+        # memory as fast as it can be read; heads come first, since one head's distances serve all streams.
+        self.keys, self.values = Buffer(capacity, dim=2, streams=1), Buffer(capacity, dim=3, streams=1)
+        self.distances: Optional[Distances] = None
+        self.zero_distance_index = capacity
+        self.relative_keys: Optional[Tuple[Tensor, Tensor]] = None
+
+    def append(self, keys: Tensor, values: Tensor) -> Tuple[Tensor, Tensor]:
+        """Takes in keys and values [B, H, n, d]; returns all so far, [B, H, T, d], as views."""
+        held = self.values.append(values.permute(1, 0, 3, 2)).permute(1, 0, 3, 2)
+        return self.keys.append(keys.transpose(0, 1)).transpose(0, 1), held
+
+    def relative(self, position: Tensor) -> Tuple[Tensor, Tensor]:
+        """The distances' keys as single tokens read them, [H, d, S], down to distance 0, and what every query scores on
+        them [H, 1, S]: their products with the vector ``position`` [H, 1, d], and the distances' own biases."""
+        if self.relative_keys is None:
+            assert self.distances is not None
+            H, _, d = position.shape
+            end = self.zero_distance_index + 1
+            keys_t = self.distances.keys[:end].unflatten(-1, (H, d)).permute(1, 2, 0).contiguous()
+            scores = torch.bmm(position.to(keys_t.dtype), keys_t)
+            if self.distances.bias is not None:
+                scores = scores + self.distances.bias[:end].t().unsqueeze(1) * d**-0.5
+            self.relative_keys = keys_t, scores
+        return self.relative_keys
+
+    def select(self, order: Tensor) -> None:
+        """Streams in another order."""
+        self.keys.select(order)
+        self.values.select(order)

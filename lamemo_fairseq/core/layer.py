@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Biases, Cache, RelativeAttention
+from .attention import Biases, RelativeAttention
+from .kv_cache import Cache
 from .memory.base import LayerMemory
 from .positions import AttentionGeometry
 from .probe import LayerProbe

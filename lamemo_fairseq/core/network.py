@@ -205,9 +205,9 @@ class MemoryTransformer(nn.Module):
             memory = self.memory.recall(state, number, memory_hidden)
             if continued:
                 memory = memory.cached()
-            cache = None if segment is None else segment.caches[number]
+            cache = None if segment is None else segment.parts[number].cache
             if segment is not None:
-                segment.cached &= memory.long_term is None
+                segment.parts[number].reads_long_term = memory.long_term is not None
             record.inputs.append(x.detach())
             wants = self.memory.wants_attention(number), self.memory.wants_usage(number)
             look = None if probe is None else probe.layer(number)
@@ -280,7 +280,8 @@ class MemoryTransformer(nn.Module):
         if tokens.size(1) == 1 and self.can_step(segment):
             if segment.weights is None:
                 segment.weights = fast_decode_layers(self.layers, self.biases)
-            return segment.step(x.squeeze(1), segment.weights, self.positions.reach).unsqueeze(1)
+            reach = self.positions.reach
+            return segment.step(x.squeeze(1), segment.weights, reach, self.memory).unsqueeze(1)
         documents = None if segment.tracker is None else segment.documents.append(segment.tracker.read(tokens))
         geometry = self.geometry(x, segment.state, documents, before=segment.length, capacity=segment.capacity)
         done = self.forward_layers(x, segment.state, geometry, segment=segment)
@@ -288,8 +289,6 @@ class MemoryTransformer(nn.Module):
         return done.features
 
     def can_step(self, segment: DecodingSegment) -> bool:
-        """Whether a single token may go through ``fast_decode.py``: what it reads is all in the caches of keys."""
-        counted = any(self.memory.wants_usage(layer) for layer in range(len(self.layers)))
-        other_scores = not self.positions.encoding.fast_decode
-        apart = segment.tracker is not None
-        return segment.length > 0 and segment.cached and not (self.training or counted or other_scores or apart)
+        """Whether a single token may go through ``fast_decode.py``: not a segment's first one, which refreshes the
+        memory; not in training; not where documents are told apart, which takes a mask per stream."""
+        return segment.length > 0 and not self.training and segment.tracker is None

@@ -7,8 +7,9 @@ import torch
 from family import KINDS, make, pieces, read, text
 from torch import Tensor
 
-from lamemo_fairseq.core.attention import Cache, RelativeAttention
+from lamemo_fairseq.core.attention import RelativeAttention
 from lamemo_fairseq.core.encodings import ENCODINGS, Biases
+from lamemo_fairseq.core.kv_cache import Cache
 from lamemo_fairseq.core.memory.base import LongTermOutput
 from lamemo_fairseq.core.positions import Positions
 from lamemo_fairseq.core.softmax import Attention
@@ -181,9 +182,13 @@ def test_a_segment_in_chunks_reads_what_is_cached(encoding: str) -> None:
         torch.testing.assert_close(cache.values.filled(), values[chosen].permute(1, 0, 3, 2), **EXACT)
         cache.select(order)
     if cache.distances is not None:
-        turned = cache.relative_keys_t()
-        assert torch.equal(turned, cache.distances.keys.view(-1, H, D).permute(1, 2, 0)) and turned.is_contiguous()
-        assert cache.relative_keys_t() is turned, "they are turned once"
+        keys_t, scores = cache.relative(noise(H, 1, D))
+        assert torch.equal(keys_t, cache.distances.keys.view(-1, H, D).permute(1, 2, 0)) and keys_t.is_contiguous()
+        expected = (keys_t * noise(H, 1, D).mT).sum(1, keepdim=True)  # [H, 1, S]
+        if cache.distances.bias is not None:
+            expected = expected + cache.distances.bias.t()[:, None] * D**-0.5
+        torch.testing.assert_close(scores, expected, **EXACT)
+        assert cache.relative(noise(H, 1, D))[0] is keys_t, "they are turned once"
 
 
 def test_the_path_changes_nothing_where_half_of_the_memory_is_in_sight() -> None:

@@ -5,13 +5,11 @@ That it equals the segment to 1e-10, in random chunks and orders, is shown there
 
 import pytest
 import torch
-from family import KINDS, SEGMENT, make, read, text
+from family import KINDS, SEGMENT, SIZES, make, read, text
 
 from lamemo_fairseq.benchmark.count import Counting
 
 every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
-# Kinds whose tokens read more than cached keys, and so take the layers' own way.
-WHOLE = {"recurrence-shaw", "compressive-used", "continuous", "continuous-sticky"}
 
 
 def decode(decoder, tokens: torch.Tensor, prompt: int) -> torch.Tensor:
@@ -39,7 +37,7 @@ def test_single_tokens_take_the_short_way(kind: str) -> None:
     for end in range(1, 5 * SEGMENT):
         decoder(text(1, 5 * SEGMENT)[:, :end], incremental_state=state)
     (opened,) = state.values()
-    assert decoder.can_step(opened) == (kind not in WHOLE)
+    assert decoder.can_step(opened)
 
 
 @torch.no_grad()
@@ -58,18 +56,57 @@ def test_only_the_first_token_of_a_segment_reads_the_memory_rows() -> None:
         assert (cost > 20 * min(costs)) == (number % SEGMENT == 0)
 
 
+#: calls that start work, per layer and token: projections, attention, feed-forward and norms of every kind
+CALLS = 17
+#: the same beyond CALLS: attention for the look-ahead, reads that are counted, a signal that is read
+FURTHER = {"lookahead": 2, "lookahead-none": 0, "compressive-used": 2, "continuous": 21, "continuous-sticky": 33}
+
+
+def tokens_within_a_segment(decoder, streams: int = 2):
+    """Reads single tokens behind a full memory, after one that lays out weights."""
+    opened = decoder.new_segment(streams)
+    full = -(-decoder.memory.span // SEGMENT) + 1
+    list(decoder.decode_tokens(text(streams, full * SEGMENT + 1), opened))
+    token = text(streams, 1)
+    list(decoder.decode_tokens(token, opened))
+    return lambda: list(decoder.decode_tokens(token, opened))
+
+
+@every_kind
 @torch.no_grad()
-def test_operations_per_token() -> None:
+def test_operations_per_token(kind: str) -> None:
     """Counted, not timed: calls that start work, for one token within a segment behind a full memory."""
-    decoder = make("lookahead")
-    opened = decoder.new_segment(2)
-    list(decoder.decode_tokens(text(2, 4 * SEGMENT + 1), opened))
-    list(decoder.decode_tokens(text(2, 1), opened))  # lays out the weights
-    token = text(2, 1)
+    decoder = make(kind)
+    read_token = tokens_within_a_segment(decoder)
     with Counting() as counting:
-        list(decoder.decode_tokens(token, opened))
-    # 18 per layer, 6 for what the look-ahead will need of all layers but the last, 3 for embeddings.
-    assert counting.counts.launched <= 18 * len(decoder.layers) + 6 * (len(decoder.layers) - 1) + 3
+        read_token()
+    further = FURTHER.get(kind, FURTHER["lookahead"] if kind.startswith("lookahead") else 0)
+    around = 3  # embeddings, their scale, and what went into the layers
+    if kind == "none":
+        around += 6  # sinusoids of the place
+    if kind == "lookahead-adaptive":
+        around += 25  # embeddings by cluster
+    assert counting.counts.launched <= (CALLS + further) * len(decoder.layers) + around, counting.counts.kernels
+
+
+@every_kind
+@torch.no_grad()
+def test_products_per_token(kind: str) -> None:
+    """Counted: a token costs its own projections and one row of attention, whatever its memory is made of. Nothing that
+    depends on the memory alone is computed again."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    decoder, B = make(kind), 2
+    read_token = tokens_within_a_segment(decoder, B)
+    with FlopCounterMode(display=False) as counter:
+        read_token()
+    D, F = SIZES["decoder_embed_dim"], SIZES["decoder_ffn_embed_dim"]
+    T = (0 if kind.startswith("none") else decoder.memory.capacity) + SEGMENT
+    per_stream = 4 * D * D + 2 * D * F + (2 if kind == "none" else 3) * T * D  # keys, values, distances
+    if kind.startswith("continuous"):
+        per_stream += decoder.memory.basis_functions * D + 2 * D + D * D  # values, two affine maps, the output
+    adaptive = sum(D * width for width in (D, D // 2, D // 4)) if kind == "lookahead-adaptive" else 0  # of embeddings
+    assert counter.get_total_flops() <= 2 * B * (len(decoder.layers) * per_stream + adaptive)
 
 
 @every_kind
@@ -103,12 +140,14 @@ def test_the_identity_order_moves_nothing() -> None:
     decoder, state = make("lookahead"), {}
     decoder(text(3, 2 * SEGMENT + 1), incremental_state=state)
     (opened,) = state.values()
-    buffers = [opened.embeddings, *opened.outputs, *opened.lses, *(cache.keys for cache in opened.caches)]
+    buffers = [opened.inputs]
+    for part in opened.parts:
+        buffers += [part.output, part.lse, part.cache.keys, part.cache.values]
     places = [buffer.tensor.data_ptr() for buffer in buffers if buffer.tensor is not None]
     decoder.reorder_incremental_state(state, torch.arange(3))
     assert places == [buffer.tensor.data_ptr() for buffer in buffers if buffer.tensor is not None]
     decoder.reorder_incremental_state(state, torch.tensor([2, 1]))
-    assert opened.embeddings.tensor.size(0) == 2
+    assert opened.inputs.tensor.size(2) == 2
     torch.testing.assert_close(opened.state.tensors["lse0"].size(0), 2)
 
 
@@ -119,5 +158,5 @@ def test_buffers_are_allocated_once_per_segment() -> None:
     for end in range(1, 4 * SEGMENT + 1):
         decoder(tokens[:, :end], incremental_state=state)
         (opened,) = state.values()
-        places.add((end - 1) // SEGMENT * 10**20 + opened.caches[0].keys.tensor.data_ptr())
+        places.add((end - 1) // SEGMENT * 10**20 + opened.parts[0].cache.keys.tensor.data_ptr())
     assert len(places) == 4

@@ -226,6 +226,16 @@ class Memory(nn.Module):
         """What ``layer`` reads, given the memory's states [B, M, D] that the layer below passed up."""
         raise NotImplementedError
 
+    def decoding_reader(
+        self, state: MemoryState, layer: int, like: Tensor
+    ) -> Optional[Callable[[Tensor], LongTermOutput]]:
+        """``long_term`` of what :meth:`recall` returns, for queries of many single tokens [B, H, 1, d] one by one.
+
+        Overridden by a kind that can compute here, once per segment, what does not depend on the queries; no loss is
+        asked for. ``like`` [B, D] is one token's states.
+        """
+        return self.recall(state, layer, like[:, None][:, :0]).long_term
+
     def wants_attention(self, layer: int) -> bool:
         """Whether :meth:`update` needs the attention of ``layer`` with its log-sum-exps."""
         return False

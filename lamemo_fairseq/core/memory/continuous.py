@@ -24,14 +24,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Dict, Optional, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..softmax import full_precision, softmax_dtype
+from ..softmax import softmax_dtype
 from .base import (
     LayerMemory,
-    LongTermOutput,
     Memory,
     MemoryOptions,
     MemorySizes,
@@ -39,7 +37,8 @@ from .base import (
     SegmentRecord,
     option,
 )
-from .signal import WIDTHS, basis, evaluate, midpoints, normal, quantiles, regression
+from .signal import WIDTHS, evaluate, midpoints, quantiles, regression
+from .signal_attention import SignalAttention, SignalReader
 
 if TYPE_CHECKING:
     from ..layer import Layer
@@ -93,67 +92,6 @@ class ContinuousOptions(MemoryOptions):
             raise UsageError(f"--long-term-kl {self.long_term_kl} is negative: choose e.g. 1e-5, or 0 for none")
 
 
-class SignalAttention(nn.Module):
-    """One layer's attention to its signal.
-
-    Keys and values are projections of the coefficients, per head. A query's products with the keys become, by one
-    affine map each, the mean (through a sigmoid) and the variance (through a softplus) of its density.
-    The queries are those of the layer's other attention.
-
-    Args:
-        dim: D.
-        heads: H.
-        head_dim: d.
-        basis_functions: E.
-        sigma: standard deviation of the prior of the KL regulariser.
-        sticky: return how much of each part of [0, 1] was read.
-    """
-
-    def __init__(self, dim: int, heads: int, head_dim: int, basis_functions: int, sigma: float, sticky: bool) -> None:
-        super().__init__()
-        self.heads, self.head_dim, self.basis_functions = heads, head_dim, basis_functions
-        self.prior, self.sticky = sigma**2, sticky
-        self.kv_proj = nn.Linear(dim, 2 * heads * head_dim, bias=False)
-        self.out_proj = nn.Linear(heads * head_dim, dim, bias=False)
-        self.mean = nn.Linear(basis_functions, 1)
-        self.variance = nn.Linear(basis_functions, 1)
-
-    def forward(self, signal: Tensor, queries: Tensor) -> LongTermOutput:
-        """Coefficients ``signal`` [B, E, D] and scaled queries [B, H, n, d] -> hidden states [B, n, D]."""
-        keys, values = self.kv_proj(signal.to(queries.dtype)).chunk(2, dim=-1)
-        keys, values = self.split(keys), self.split(values)  # [B, H, E, d]
-        mean, variance = self.densities(queries, keys)
-        centres, widths = basis(self.basis_functions, mean)
-        # The integral of N(t; mean, variance) psi_j(t) over all t, in closed form: [B, H, n, E].
-        weights = normal(mean.unsqueeze(-1), centres, variance.unsqueeze(-1) + widths**2)
-        output = weights.to(values.dtype) @ values
-        hidden_states = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, n, H * d] -> [B, n, D]
-        # KL(N(mean, variance) || N(mean, prior)): it leaves the mean alone. Heads are summed.
-        ratio = variance / self.prior
-        divergence = ((ratio - ratio.log() - 1) / 2).sum(1).mean()
-        usage = self.usage(mean.detach(), variance.detach()) if self.sticky else None
-        return LongTermOutput(hidden_states, usage, divergence)
-
-    def split(self, projected: Tensor) -> Tensor:
-        """[B, E, H * d] -> [B, H, E, d]."""
-        return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-
-    def densities(self, queries: Tensor, keys: Tensor) -> Tuple[Tensor, Tensor]:
-        """Means and variances [B, H, n] of the queries' densities, in float32 or wider, under autocast too."""
-        products = queries @ keys.transpose(-2, -1)  # [B, H, n, E]
-        wide = products.to(softmax_dtype(products.dtype))
-        with full_precision(wide):
-            mean = F.linear(wide, self.mean.weight.to(wide), self.mean.bias.to(wide)).squeeze(-1).sigmoid()
-            raw = F.linear(wide, self.variance.weight.to(wide), self.variance.bias.to(wide)).squeeze(-1)
-            return mean, F.softplus(raw).clamp_min(1e-12)
-
-    def usage(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """How much fell on each of E equal parts of [0, 1], summed over heads and queries: [B, E]."""
-        edges = torch.arange(self.basis_functions + 1, dtype=mean.dtype, device=mean.device) / self.basis_functions
-        below = torch.special.ndtr((edges - mean.unsqueeze(-1)) / variance.sqrt().unsqueeze(-1))  # [B, H, n, E + 1]
-        return below.diff(dim=-1).sum((1, 2))
-
-
 class ContinuousMemory(Memory):
     """The kind behind ``--memory-type continuous``.
 
@@ -204,6 +142,11 @@ class ContinuousMemory(Memory):
         if signal.size(1) == 0:
             return LayerMemory(slots)
         return LayerMemory(slots, long_term=partial(self.attentions[layer], signal))
+
+    def decoding_reader(self, state: MemoryState, layer: int, like: Tensor) -> SignalReader:
+        attention = self.attentions[layer]
+        assert isinstance(attention, SignalAttention)
+        return SignalReader(attention, state.tensors[f"signal{layer}"])
 
     def update(self, state: MemoryState, record: SegmentRecord, tokens_to_memory: int) -> MemoryState:
         tensors = {}
