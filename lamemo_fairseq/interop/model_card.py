@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from ..core.config import ModelConfig
 from ..core.memory import KINDS
 from ..data.counts import CORPUS_FILE
+from ..data.text_form import FILES
 
 #: what the card calls a memory kind, and where it is from
 PAPERS = {
@@ -49,7 +50,7 @@ def card(
         kind=kind,
         version=program(),
         form=form_in_words(text),
-        interactive=" ".join(["--tokens-per-sample", str(model.segment_length), *flags(text)]),
+        interactive=" ".join(["--tokens-per-sample", str(model.segment_length), *flags(text, name)]),
         data="\n".join(f"- {line}" for line in data_in_words(data)),
         settings="\n".join(f"| {what} | {value} |" for what, value in [*sizes(model), *settings]),
         scores=scored,
@@ -122,9 +123,10 @@ def form_in_words(text: Dict[str, str]) -> str:
     return f"{said}{moses}."
 
 
-def flags(text: Dict[str, str]) -> List[str]:
-    """The options as flags of fairseq's commands."""
-    return [word for name, value in text.items() for word in (f"--{name.replace('_', '-')}", value)]
+def flags(text: Dict[str, str], directory: str) -> List[str]:
+    """The options as flags of fairseq's commands; files are those of ``directory``."""
+    values = {option: f"{directory}/{value}" if option in FILES else value for option, value in text.items()}
+    return [word for option, value in values.items() for word in (f"--{option.replace('_', '-')}", value)]
 
 
 def data_in_words(data: str) -> List[str]:

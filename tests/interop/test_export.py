@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -131,7 +132,7 @@ FORMS: Dict[str, forms.Form] = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_text_is_remembered(name: str, tmp_path: Path) -> None:
+def test_text_is_remembered(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No further argument, and nothing but the directory: the data are gone."""
     if name.endswith("fastBPE"):
         pytest.importorskip("fastBPE")
@@ -157,6 +158,12 @@ def test_text_is_remembered(name: str, tmp_path: Path) -> None:
     assert_same(before, moved, SENTENCE)
     card = (tmp_path / "elsewhere" / "model" / "README.md").read_text(encoding="utf-8")
     assert "train: 1,184 characters" in card and "| updates | 2 |" in card
+    (command,) = re.findall(r"^fairseq-interactive (.*?)\n```", card, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path / "elsewhere")  # where the card's name of the directory is its path
+    words = shlex.split(command.replace("\\\n", " ").replace("--user-dir $(lamemo user-dir)", ""))
+    done = run("interactive", *words, "--max-len-b", 3, "--beam", 1, input=SENTENCE + "\n")
+    (plain,) = re.findall(r"^D-0\t\S+\t(.*)", done.stdout, re.MULTILINE)
+    assert plain.split()[:5] == SENTENCE.split()[:5]
 
 
 @pytest.mark.parametrize(
