@@ -1,12 +1,7 @@
-"""A run that cannot go on from its checkpoint says which flag or part is not as it was; one directory, one run."""
+"""A run that cannot go on from its checkpoint says which flag or part is not as it was."""
 
-import json
 import math
-import os
 import re
-import signal
-import socket
-import time
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -23,7 +18,6 @@ from lamemo_fairseq.core.memory import KINDS, MemoryState
 from lamemo_fairseq.core.network import MemoryTransformer
 from lamemo_fairseq.plugin.config import LaMemoConfig
 from lamemo_fairseq.plugin.decoder import LaMemoDecoder
-from lamemo_fairseq.training.run_lock import LOCK, OWNER, lock_save_dir
 from lamemo_fairseq.training.saved_run import Start, check_flags
 
 
@@ -237,42 +231,6 @@ def test_damage_that_looks_like_another_form_is_called_damage(data, saved, tmp_p
     path.write_bytes(whole.replace(b"optimizer_history", b"optimizer_hystory"))
     line = refused(train(data, folder, "--max-update", 4)[0].fail())
     assert line.startswith(f"error: {path} is truncated or damaged")
-
-
-def test_two_trainings_in_one_directory(data, tmp_path):
-    """The second is refused, with the first's process and host, also where it has ranks; once that is killed, not."""
-    folder = tmp_path / "run"
-    first = train(data, folder, "--max-update", 100000, "--max-epoch", 100000)[0]
-    while not (folder / OWNER).exists() and first.process.is_alive():
-        time.sleep(0.05)
-    time.sleep(0.2)
-    owner = json.loads((folder / OWNER).read_text())
-    second = train(data, folder, "--max-update", 4, output=tmp_path / "second.log")
-    ranks = train(data, folder, "--max-update", 4, ranks=2, output=tmp_path / "ranks.log")
-    for command in (*second, *ranks):
-        line = refused(command.fail())
-        assert f"--save-dir {folder} is written to by another training" in line
-        assert f"process {owner['pid']} on {socket.gethostname()}" in line
-    train(data, folder, "--max-update", 2, "--no-save", output=tmp_path / "third.log")[0].succeed()
-    os.kill(owner["pid"], signal.SIGKILL)
-    first.process.join()
-    train(data, folder, "--max-update", 2, "--restore-file", "checkpoint_last.pt", output=tmp_path / "log")[0].succeed()
-
-
-def test_a_process_may_train_twice(tmp_path):
-    one, other = lock_save_dir(str(tmp_path)), lock_save_dir(str(tmp_path))
-    assert one is other is not None
-    one.release(force=True)
-
-
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs a place without locks")
-def test_no_lock_to_be_had_is_a_warning(tmp_path, caplog):
-    (tmp_path / LOCK).mkdir()
-    try:
-        assert lock_save_dir(str(tmp_path)) is None
-    except UsageError:
-        pytest.fail("a place that knows no locks is no other training")
-    assert "a second training into it would not be noticed" in caplog.text
 
 
 def test_finetuning_behind_the_old_memory(data, tmp_path):
