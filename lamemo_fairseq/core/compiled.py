@@ -3,6 +3,8 @@
 A graph belongs to one shape. The memory grows in the first segments of a text, so each of its lengths gets a graph, and
 once it is full no further one is made. Only training is compiled, and of it only segments of the full length: an
 evaluation and the last, shorter segment of an epoch would each pay for a graph that they use a few times.
+
+Slow reference: the same layers uncompiled, compared in ``tests/core/test_compiled.py``.
 """
 
 import inspect

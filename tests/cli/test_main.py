@@ -1,6 +1,7 @@
 """One entry point: every command has a line of help, its own help, and errors in one line."""
 
 import re
+import runpy
 import subprocess
 import sys
 from types import ModuleType
@@ -31,7 +32,7 @@ def test_the_table_lists_them(capsys: pytest.CaptureFixture) -> None:
         cli.main(["--help"])
     said = capsys.readouterr().out
     assert all(re.search(rf"^    {command}\s", said, re.MULTILINE) for command in cli.COMMANDS)
-    assert {"prepare", "import", "user-dir"} <= set(cli.COMMANDS)
+    assert {"prepare", "evaluate", "study", "report", "import", "export", "benchmark", "user-dir"} <= set(cli.COMMANDS)
     with pytest.raises(SystemExit) as end:
         cli.main(["prepair"])
     assert end.value.code == 2
@@ -88,3 +89,31 @@ def test_what_was_called_otherwise_says_what_is_new(old: List[str], new: str, mi
     told, problem = done.stderr.splitlines()
     assert told == f"{'python ' if old[0] == '-m' else ''}{' '.join(old)} is now: {new}"
     assert problem.startswith(f"{new}: ") and "/none" in problem
+
+
+#: every spelling that pages named before there was ``lamemo``
+DOCUMENTED = {
+    "scripts/benchmark.py": "benchmark",
+    "scripts/import_checkpoint.py": "import",
+    "scripts/prepare_shakespeare.py": "prepare shakespeare",
+    "scripts/prepare_text.py": "prepare text",
+    "scripts/study.py": "study",
+    "lamemo_fairseq.evaluate": "evaluate",
+    "lamemo_fairseq.results": "report",
+}
+
+
+@pytest.mark.parametrize("old", DOCUMENTED)
+def test_every_documented_old_spelling_works(
+    old: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [old, "--help"])
+    with pytest.raises(SystemExit) as end:
+        if old.endswith(".py"):
+            runpy.run_path(str(ROOT / old), run_name="__main__")
+        else:
+            runpy.run_module(old, run_name="__main__")
+    said, told = capsys.readouterr()
+    spelled = old if old.endswith(".py") else f"python -m {old}"
+    assert end.value.code == 0 and f"usage: lamemo {DOCUMENTED[old]}" in said
+    assert told == f"{spelled} is now: lamemo {DOCUMENTED[old]}\n"

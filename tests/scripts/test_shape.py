@@ -46,6 +46,12 @@ FAST: List[Any] = [
     *(importlib.import_module(kind.__module__) for name, kind in KINDS.items()),
 ]
 
+#: files of the core in which nothing is faster than its page reads: what is plain, and what holds or shapes data
+PLAIN = {
+    *("__init__", "config", "documents", "errors", "free_memory", "memory/__init__", "pretrained", "probe"),
+    *("kv_cache", "memory/base"),
+}
+
 
 def name_of(path: Path) -> str:
     """Its path in the checkout."""
@@ -97,6 +103,13 @@ def test_what_is_fast_names_its_slow_reference(thing: Any) -> None:
     for name in names:
         if "/" not in name:
             assert defined(name, [*files, *CORE.rglob("*.py")]), f"{called(thing)}: nothing is called {name}"
+
+
+def test_every_file_of_the_core_is_plain_or_names_its_slow_reference() -> None:
+    for path in CORE.rglob("*.py"):
+        name = path.relative_to(CORE).with_suffix("").as_posix()
+        said = "low reference" in path.read_text(encoding="utf-8")
+        assert said != (name in PLAIN), f"{name} names no slow reference, and is not among what is plain"
 
 
 def test_a_reference_that_is_not_there_is_noticed() -> None:
