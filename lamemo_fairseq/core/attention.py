@@ -4,7 +4,7 @@ Projections and biases around two calls of ``softmax.attend``, for whole segment
 single tokens. Slow reference: ``tests/reference.py`` (``segment``). Letters as in ``softmax.py`` and ``positions.py``.
 """
 
-from typing import Callable, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import softmax as ops
 from .encodings import Biases, Distances, PositionEncoding
-from .fused_attention import FusedAttention, Window, fused_attention
+from .fused_attention import fused_attention
 from .kv_cache import Cache
 from .memory.base import LongTermOutput
 from .positions import AttentionGeometry, LookAheadGeometry, align
@@ -32,6 +32,16 @@ class AttentionOutput(NamedTuple):
     alpha: Optional[Tensor]
     usage: Optional[Tensor]
     loss: Optional[Tensor]
+
+
+class Mixed(NamedTuple):
+    """``output`` [B, Q, H * d] before its projection; ``attention``, for the memory, and ``alpha`` as in
+    ``softmax.attend``; ``weights`` of the current tokens, where they were taken in steps."""
+
+    output: Tensor
+    attention: Optional[Attention]
+    alpha: Optional[Tensor]
+    weights: Optional[Tensor]
 
 
 class RelativeAttention(nn.Module):
@@ -86,116 +96,120 @@ class RelativeAttention(nn.Module):
             cache: keys and values so far, while a segment is decoded.
             probe: shown where attention goes.
         """
-        keys, values = self.project_keys(parts, cache)
-        distances = self.project_distances(geometry, cache)
         first = memory if previous_attention is None else 0
-        queries = self.project_queries(parts, first)
-        current = queries[:, :, memory - first :]
-
+        # A part of the memory's own is only read.
+        queries = self.q_proj(parts[-1] if len(parts) > 1 else parts[0][:, first:])  # [B, Q, H * d]
+        projected = [self.kv_proj(part) for part in parts]
+        distances = self.project_distances(geometry, cache)
         # The only place where the path is chosen. Steps: for one look at the weights, for masks and keys that differ
         # between streams or chunks, and for distances with a bias or none.
         plain = cache is not None or probe is not None or want_usage or geometry.attn_mask.dim() != 2
         fuses = self.fused and not plain and self.r_proj is not None
-        left = self.attend_left(fuses, current, keys, values, distances, geometry, biases, want_lse)
-        output, lse, alpha = left.output, left.lse, None
-        weights = None if isinstance(left, FusedAttention) else left.weights
-        if previous_attention is not None and memory > 0:
-            assert geometry.ahead is not None and lse is not None and distances is not None
-            span = slice(memory - geometry.ahead.keys + 1, memory + 1)
-            read = (queries[:, :, :memory], keys[:, :, span], values[:, :, span])
-            right = self.attend_ahead(fuses, *read, distances.keys, geometry.ahead, biases, previous_attention)
-            assert right.lse is not None
-            output = torch.cat([right.output, output], dim=2)
-            lse, alpha = torch.cat([right.lse, lse], dim=2), right.alpha
+        previous = previous_attention if memory > 0 else None
+        attend = self.attend_fused if fuses else self.attend_in_steps
+        mixed = attend(queries, projected, distances, geometry, biases, previous, want_lse, cache)
         if probe is not None:
-            assert weights is not None
-            probe.see(weights, geometry.attn_mask, alpha)
-        hidden_states = self.out_proj(output.transpose(1, 2).flatten(2))  # [B, M' + N, H * d] -> [.., D]
-        attention_state = None if lse is None else Attention(output.detach(), lse)
-        usage = weights.detach().mean(1).sum(1) if want_usage and weights is not None else None  # [B, T]
+            assert mixed.weights is not None
+            probe.see(mixed.weights, geometry.attn_mask, mixed.alpha)
+        hidden_states = self.out_proj(mixed.output)
+        usage = mixed.weights.detach().mean(1).sum(1) if want_usage and mixed.weights is not None else None  # [B, T]
         if long_term is None:
-            return AttentionOutput(hidden_states, attention_state, alpha, usage, None)
-        further, usage, loss = long_term(queries)
-        return AttentionOutput(hidden_states + further, attention_state, alpha, usage, loss)
+            return AttentionOutput(hidden_states, mixed.attention, mixed.alpha, usage, None)
+        further, usage, loss = long_term(self.scaled(queries))
+        return AttentionOutput(hidden_states + further, mixed.attention, mixed.alpha, usage, loss)
 
-    def attend_left(
+    def attend_in_steps(
         self,
-        fuses: bool,
         queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        projected: Sequence[Tensor],
         distances: Optional[Distances],
         geometry: AttentionGeometry,
         biases: Biases,
+        previous: Optional[Attention],
         want_lse: bool,
-    ) -> Union[Attended, FusedAttention]:
-        """Current tokens' queries [B, H, N, d] over keys and values [B, H, T, d], as :meth:`causal_scores` has them."""
-        dropout = self.dropout if self.training else 0.0
+        cache: Optional[Cache],
+    ) -> Mixed:
+        """Attention of projected queries [B, Q, H * d], all of it by ``softmax.attend``."""
+        scaled, (keys, values) = self.scaled(queries), self.split_keys(projected, cache)
+        M = 0 if previous is None else previous.lse.size(-1)
+        current = scaled[:, :, M:]
         # Where slots of the memory are recomputed, the mask has rows for them, which the last layer does not ask for.
-        geometry = geometry.last(queries.size(2))
-        if not fuses:
-            scores = self.causal_scores(queries, keys, distances, geometry, biases)
-            return ops.attend(scores, values, dropout=dropout, want_lse=want_lse)
+        scores = self.causal_scores(current, keys, distances, geometry.last(current.size(2)), biases)
+        dropout = self.dropout if self.training else 0.0
+        left = ops.attend(scores, values, dropout=dropout, want_lse=want_lse)
+        if previous is None:
+            attention = None if left.lse is None else Attention(left.output.detach(), left.lse)
+            return Mixed(self.join(left.output), attention, None, left.weights)
         assert distances is not None
-        content, position = biases.left()
-        return fused_attention(
-            self.biased(queries, content),
-            self.biased(queries, position),
-            keys,
-            values,
-            distances.keys[geometry.causal].unflatten(-1, (self.heads, self.head_dim)),  # [T + 1, H, d]
-            geometry.attn_mask,
-            Window(queries.size(2), geometry.visible),
-            dropout=dropout,
-            want_lse=want_lse,
-        )
+        right = self.attend_ahead(scaled[:, :, :M], keys, values, distances, geometry, biases, previous)
+        assert left.lse is not None and right.lse is not None
+        output, lse = torch.cat([right.output, left.output], dim=2), torch.cat([right.lse, left.lse], dim=2)
+        return Mixed(self.join(output), Attention(output.detach(), lse), right.alpha, left.weights)
+
+    def attend_fused(
+        self,
+        queries: Tensor,
+        projected: Sequence[Tensor],
+        distances: Optional[Distances],
+        geometry: AttentionGeometry,
+        biases: Biases,
+        previous: Optional[Attention],
+        want_lse: bool,
+        cache: Optional[Cache],
+    ) -> Mixed:
+        """As :meth:`attend_in_steps`, as one operation; but the memory's in steps, where those need fewer products."""
+        assert distances is not None and cache is None
+        M = 0 if previous is None else previous.lse.size(-1)
+        dropout = self.dropout if self.training else 0.0
+        geometry = geometry.last(queries.size(1) - M)
+        together = previous is not None and geometry.ahead is not None and geometry.ahead.rising is not None
+        rows = queries if together else queries[:, M:]
+        carried, given = previous if together else None, (projected, distances.keys, geometry, biases)
+        left = fused_attention(rows, *given, previous_attention=carried, dropout=dropout, want_lse=want_lse)
+        if previous is None or together:
+            return Mixed(left.output, left.attention, left.alpha, None)
+        keys, values = self.split_keys(projected, None)
+        ahead = self.scaled(queries[:, :M])
+        right = self.attend_ahead(ahead, keys, values, distances, geometry, biases, previous)
+        assert left.attention is not None and right.lse is not None
+        output = torch.cat([right.output.detach(), left.attention.output], dim=2)
+        lse = torch.cat([right.lse, left.attention.lse], dim=2)
+        joined = torch.cat([self.join(right.output), left.output], dim=1)
+        return Mixed(joined, Attention(output, lse), right.alpha, None)
 
     def attend_ahead(
         self,
-        fuses: bool,
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        distances: Tensor,
-        ahead: LookAheadGeometry,
+        distances: Distances,
+        geometry: AttentionGeometry,
         biases: Biases,
-        previous_attention: Attention,
-    ) -> Union[Attended, FusedAttention]:
-        """Memory's queries [B, H, M, d] over keys and values [B, H, K, d], as :meth:`ahead_scores` has them.
-
-        Row r and key c are M - K + 1 + c - r apart, so one product with the distances 1 to M + 1, which rise by one per
-        column, has all that are visible.
-        """
+        previous: Attention,
+    ) -> Attended:
+        """Memory's scaled queries [B, H, M, d] over those of all keys and values [B, H, T, d] that are ahead."""
+        ahead, M = geometry.ahead, queries.size(2)
+        assert ahead is not None
+        span = slice(M - ahead.keys + 1, M + 1)
+        scores = self.ahead_scores(queries, keys[:, :, span], distances.keys, ahead, biases)
         dropout = self.dropout if self.training else 0.0
-        if not fuses or ahead.rising is None:
-            scores = self.ahead_scores(queries, keys, distances, ahead, biases)
-            return ops.attend(scores, values, previous_attention=previous_attention, dropout=dropout, want_lse=True)
-        content, position = biases.right()
-        return fused_attention(
-            self.biased(queries, content),
-            self.biased(queries, position),
-            keys,
-            values,
-            distances.index_select(0, ahead.rising).unflatten(-1, (self.heads, self.head_dim)),  # [M + 1, H, d]
-            ahead.attn_mask,
-            Window(queries.size(2) - ahead.keys),
-            previous_attention=previous_attention,
-            dropout=dropout,
-        )
+        return ops.attend(scores, values[:, :, span], previous_attention=previous, dropout=dropout, want_lse=True)
 
     def split(self, projected: Tensor) -> Tensor:
         """[B, n, H * d] -> [B, H, n, d]."""
         return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
-    def project_queries(self, parts: Sequence[Tensor], first: int) -> Tensor:
-        """Scaled queries [B, H, n, d] of h in parts from slot ``first`` on; a part of the memory's own is only read."""
-        asking = parts[-1] if len(parts) > 1 else parts[0][:, first:]
-        return self.split(self.q_proj(asking)) * self.head_dim**-0.5
+    def join(self, output: Tensor) -> Tensor:
+        """[B, H, n, d] -> [B, n, H * d]."""
+        return output.transpose(1, 2).flatten(2)
 
-    def project_keys(self, parts: Sequence[Tensor], cache: Optional[Cache]) -> Tuple[Tensor, Tensor]:
-        """Keys and values [B, H, T, d] of h [B, M + N, D] in parts, behind those of the cache."""
-        projected = [self.kv_proj(part) for part in parts]
-        keys, values = (projected[0] if len(parts) == 1 else torch.cat(projected, dim=1)).chunk(2, dim=-1)
+    def scaled(self, queries: Tensor) -> Tensor:
+        """Projected queries [B, n, H * d], scaled, as [B, H, n, d]."""
+        return self.split(queries) * self.head_dim**-0.5
+
+    def split_keys(self, projected: Sequence[Tensor], cache: Optional[Cache]) -> Tuple[Tensor, Tensor]:
+        """Keys and values [B, H, T, d], behind those of the cache, of projected parts [B, n, 2 * H * d]."""
+        keys, values = (projected[0] if len(projected) == 1 else torch.cat(list(projected), dim=1)).chunk(2, dim=-1)
         keys, values = self.split(keys), self.split(values)
         return (keys, values) if cache is None else cache.append(keys, values)
 

@@ -11,14 +11,14 @@ GIB = 2**30
 @pytest.mark.slow  # builds the paper's models and counts their steps, some ten seconds each
 @pytest.mark.skipif(cpp_compiler() is None, reason="fake CUDA tensors need a C++ compiler")
 @pytest.mark.parametrize(
-    "preset, moved, kept, peak", [("lamemo_lm_enwik8_base", 102.2, 6.3, 6.9), ("lamemo_lm_wt103_base", 72.6, 2.6, 4.1)]
+    "preset, moved, kept, peak", [("lamemo_lm_enwik8_base", 92.8, 6.1, 6.7), ("lamemo_lm_wt103_base", 67.8, 2.5, 4.0)]
 )
 def test_a_look_ahead_step_costs_no_more_than_it_did(preset: str, moved: float, kept: float, peak: float) -> None:
     """Counts, not clocks: equal on every machine. The bounds leave some room for another version of torch."""
     counted = paper.count(preset, "lookahead")
     step, token = counted["step"], counted["token"]
     assert step["bytes"] / GIB < moved and step["kept"] / GIB < kept and step["peak"] / GIB < peak
-    assert step["kernels_per_layer"] <= 63 and step["waits"] == 0 and token["waits"] == 0
+    assert step["kernels_per_layer"] <= 44 and step["waits"] == 0 and token["waits"] == 0
     assert step["floor_bytes"] < step["bytes"] and token["floor_bytes"] < token["bytes"]
 
 

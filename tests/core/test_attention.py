@@ -131,7 +131,7 @@ def test_a_probe_is_shown_weights_mask_and_alpha(fused: bool) -> None:
     plain = positions(ahead=False).geometry(3, 4, 4, LIKE)
     one((h,), 4, plain, biases(), probe=probe)
     assert probe.alpha is None
-    values = one.project_keys((h,), None)[1]
+    values = one.split_keys([one.kv_proj(h)], None)[1]
     mixed = (probe.weights @ values).transpose(1, 2).flatten(2) @ one.out_proj.weight.T
     torch.testing.assert_close(one((h,), 4, plain, biases()).hidden_states, mixed, **EXACT)
     used = one((h,), 4, plain, biases(), want_usage=True)
@@ -175,7 +175,7 @@ def test_a_segment_in_chunks_reads_what_is_cached(encoding: str) -> None:
     torch.testing.assert_close(torch.cat(found, dim=1), whole, **EXACT)
     assert (cache.distances is None) == (encoding == "absolute")
     assert cache.zero_distance_index == 9 and cache.keys.capacity == cache.values.capacity == 9
-    keys, values = one.project_keys((h,), None)
+    keys, values = one.split_keys([one.kv_proj(h)], None)
     order = torch.tensor([1, 1, 0])
     for chosen in (torch.arange(2), order):
         torch.testing.assert_close(cache.keys.filled(), keys[chosen].transpose(0, 1), **EXACT)

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lamemo_fairseq.core import fused_softmax
-from lamemo_fairseq.core.fused_attention import Window, fused_attention
+from lamemo_fairseq.core.encodings import Disentangled
+from lamemo_fairseq.core.fused_attention import fused_attention
+from lamemo_fairseq.core.positions import Positions
 from lamemo_fairseq.core.softmax import Attention
 from lamemo_fairseq.data.memory_store import MemoryStore
 
@@ -61,6 +63,9 @@ def test_half_precision_errs_no_more_than_the_steps(kind: str, dtype: torch.dtyp
     """Against float64 with the same rounded weights; what the steps err in the same type is the measure."""
     cuts = (4,) * 5
     weights = {name: tensor.to(dtype) for name, tensor in make(kind).state_dict().items()}
+    for name, tensor in weights.items():
+        if name.endswith("fc1.bias"):
+            tensor += 8  # far from a ReLU's kink, at which a rounding decides about a unit, and luck about the test
 
     def of(dtype: torch.dtype, **flags: Any) -> Dict[str, Tensor]:
         decoder = make(kind, **flags)
@@ -74,35 +79,35 @@ def test_half_precision_errs_no_more_than_the_steps(kind: str, dtype: torch.dtyp
         return float(torch.stack(wrong).sum().sqrt())
 
     for part in ("log-probabilities", "gradient", "state"):
-        # Roundings fall differently: two samples of the same error may differ by a half.
-        assert error(fused, part) < 1.5 * error(steps, part), part
+        # Roundings fall differently: two samples of the same error may differ by a third.
+        assert error(fused, part) < 1.3 * error(steps, part), part
 
 
 @pytest.mark.parametrize("continued", [False, True])
 def test_gradients_with_dropped_weights(continued: bool) -> None:
     """Against finite differences, the same weights being dropped each time."""
     B, H, n, d = 2, 2, 3, 4
-    count = n if continued else n + 2
+    M = n if continued else 2  # of the memory, which looks ahead or is a part of its own
     generator = torch.Generator().manual_seed(1)
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    inputs = [
-        noise(B, H, n, d),
-        noise(B, H, n, d),
-        noise(B, H, count, d),
-        noise(B, H, count, d),
-        noise(count + 1, H, d),
-    ]
-    hidden = torch.ones(n, count).triu(count - n + 1) if not continued else torch.ones(n, count).tril(-1)
-    mask = torch.zeros(n, count, dtype=torch.float64).masked_fill(hidden.bool(), float("-inf"))
-    previous = Attention(noise(B, H, n, d), noise(B, H, n)) if continued else None
-    window = Window(0 if continued else n, 0 if continued else 2)
+    encoding = Disentangled(dim=6)
+    geometry = Positions(encoding, None, looks_ahead=continued, full=False).geometry(n, M, n, noise(1))
+    vectors = encoding.biases(continued, H, d)
+    previous = Attention(noise(B, H, M, d), noise(B, H, M)) if continued else None
+    parts = [noise(B, M + n, 2 * H * d)] if continued else [noise(B, M, 2 * H * d), noise(B, n, 2 * H * d)]
+    inputs = [noise(B, M + n if continued else n, H * d), noise(M + n + 1, H * d), *parts]
+    names = [name for name, _ in vectors.named_parameters()]
+    inputs += [noise(H, d) for _ in names]
 
-    def output(*inputs: Tensor) -> Tensor:
+    def output(queries: Tensor, encodings: Tensor, *rest: Tensor) -> Tensor:
         torch.manual_seed(2)
-        return fused_attention(*inputs, mask, window, previous_attention=previous, dropout=0.3).output
+        for name, vector in zip(names, rest[len(parts) :]):
+            vectors._parameters[name] = vector
+        given = (queries, rest[: len(parts)], encodings, geometry, vectors)
+        return fused_attention(*given, previous_attention=previous, dropout=0.3).output
 
     assert torch.autograd.gradcheck(output, [tensor.requires_grad_() for tensor in inputs])
 
