@@ -99,6 +99,20 @@ def test_downloaded_once(mirrors: Mirrors, tmp_path: Path) -> None:
     assert mirrors.asked == ["picky"] and [path.name for path in tmp_path.iterdir()] == ["tiny.zip"]
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_a_download_shows_its_progress_on_a_terminal(
+    mirrors: Mirrors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: Any
+) -> None:
+    monkeypatch.setattr("sys.stderr", said := stream())
+    fetch.obtain(known(mirrors, "good"), None, cache=tmp_path)
+    assert ("tiny.zip: " in said.getvalue()) == said.isatty()
+
+
 @pytest.mark.parametrize("kind", ["breaking", "forgetful"])
 def test_a_broken_connection_is_resumed(mirrors: Mirrors, tmp_path: Path, kind: str) -> None:
     whole_blocks = len(mirrors.content) // 2 // fetch.BLOCK * fetch.BLOCK
