@@ -5,6 +5,7 @@ import http.server
 import io
 import os
 import resource
+import subprocess
 import sys
 import threading
 import zipfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
+from commands import ROOT
 
 from lamemo_fairseq.cli import main as cli
 from lamemo_fairseq.core.errors import UsageError
@@ -165,6 +167,34 @@ def prepare(*words: Any, problem: Optional[str] = None, capsys: pytest.CaptureFi
     if problem is not None:
         assert problem in err and err.count("\n") == 1
     return out
+
+
+def test_a_folder_that_is_another_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be anything, a home directory for instance."""
+    monkeypatch.setattr(wikitext103, "file_hash", lambda path: pytest.fail(f"{path} is read"))
+    with pytest.raises(
+        UsageError, match="has no wiki.train.tokens: name wikitext-103-v1.zip, or a folder of its files"
+    ):
+        wikitext103.prepare(tmp_path / "dest", tmp_path)
+
+
+OFFLINE = """
+import sys
+from lamemo_fairseq.cli.main import main
+for name in ("wikitext-103", "enwik8", "text8", "pg19"):
+    assert main(["prepare", name, "--dest", "dest", "--cache", "cache"]) == 1
+"""
+
+
+def test_without_a_network_it_is_one_line_each(tmp_path: Path) -> None:
+    """In a process of its own, in which fairseq has set logging up."""
+    nobody = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    around = {**os.environ, **nobody, "NO_PROXY": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", OFFLINE], cwd=tmp_path, env=around, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4 and all(line.startswith("lamemo prepare: ") and "--archive" in line for line in lines), lines
+    assert not (tmp_path / "dest").exists() and not list(tmp_path.glob("cache/*"))
 
 
 def test_wikitext(

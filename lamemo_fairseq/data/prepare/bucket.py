@@ -14,7 +14,7 @@ from urllib.parse import quote
 from tqdm import tqdm
 
 from ...core.errors import UsageError
-from .fetch import TIMEOUT, USER_AGENT, Archive, download
+from .fetch import TIMEOUT, USER_AGENT, Archive, download, quiet
 
 AT_ONCE = 8  # downloads: a file is small, and most of its time is waiting
 
@@ -54,6 +54,7 @@ class Bucket:
         """
         import requests
 
+        quiet()
         url, headers = f"{self.server}/storage/v1/b/{self.name}/o", {"User-Agent": USER_AGENT}
         try:
             response = requests.get(url, params=parameters, headers=headers, timeout=TIMEOUT)

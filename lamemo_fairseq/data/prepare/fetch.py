@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,7 @@ def download(archive: Archive, cache: Path | None, shown: bool = True) -> Path:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
+    quiet()
     folder, known = cache or default_cache(), archive.sum
     part = folder / f"{archive.name}.part"
     problems = []
@@ -104,6 +106,11 @@ def download(archive: Archive, cache: Path | None, shown: bool = True) -> Path:
     said = "; ".join(problems)
     way_out = "run again to go on, or name a copy as --archive"
     raise UsageError(f"{archive.name} could not be downloaded ({said}): {way_out}")
+
+
+def quiet() -> None:
+    """Of each request urllib3 logs a line for debugging, which importing fairseq turns on."""
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
 
 
 def default_cache() -> Path:

@@ -9,7 +9,7 @@ from ...core.errors import UsageError
 from . import corpus, forms
 from .corpus import Corpus, Manifest
 from .forms import Form
-from .read import Lines, file_hash, read_lines
+from .read import Lines, file_hash, guarded, read_lines
 
 
 def prepare(dest: Path, splits: dict[str, Lines], form: Form | None = None, force: bool = False) -> Manifest:
@@ -37,7 +37,8 @@ def check_inputs(dest: Path, splits: dict[str, Lines]) -> str:
         if not text.path.is_file() and not text.path.is_dir():
             raise UsageError(f"{text.flag} {text.path} is not a file: name a text file")
         if text.path not in hashes:
-            hashes[text.path] = file_hash(text.path)
+            with guarded(text.path, text.flag):
+                hashes[text.path] = file_hash(text.path)
         found += f"{split} {hashes[text.path]} {text.start} {text.stop}\n"
     return found
 

@@ -85,7 +85,12 @@ def prepare(
     form = form or Form()
     if archive is not None and archive.is_dir():
         splits = {split: Lines(archive / f"wiki.{split}.tokens", "--archive") for split in TOKENS}
-        inputs = file_hash(archive)
+        for text in splits.values():
+            if not text.path.is_file():
+                raise UsageError(
+                    f"--archive {archive} has no {text.path.name}: name {ARCHIVE.name}, or a folder of its files"
+                )
+        inputs = "".join(file_hash(text.path) for text in splits.values())
     else:
         path = obtain(known, archive, unchecked, cache)
         splits = {split: Member(path, name) for split, name in members(path).items()}  # type: ignore[misc]
