@@ -1,4 +1,4 @@
-"""What a model is made of: plain values, with no framework's types in them."""
+"""The model's configuration: plain values, with no framework's types in them."""
 
 from dataclasses import dataclass, field
 from typing import Optional

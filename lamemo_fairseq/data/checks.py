@@ -1,4 +1,4 @@
-"""What a text and its layout cannot give: said before a run does less than its flags promise, and goes on."""
+"""Warnings about a text and its layout: streams too short for a memory, documents that nothing ends."""
 
 import logging
 

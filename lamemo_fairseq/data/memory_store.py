@@ -38,7 +38,7 @@ class MemoryStore:
         self.committed: Dict[Any, CommittedState] = {}
 
     def latest(self, decoder: Any) -> Optional[CommittedState]:
-        """What ``decoder`` left last."""
+        """The state that ``decoder`` left last."""
         return self.committed.get(decoder)
 
     def continues(self, last: CommittedState, segment: int) -> bool:
@@ -56,7 +56,7 @@ class MemoryStore:
         return last.state
 
     def keep(self, decoder: Any, segment: int, state: MemoryState, alphas: Sequence[Tensor] = ()) -> None:
-        """What ``segment`` left behind."""
+        """Stores the state that ``segment`` left."""
         self.committed[decoder] = CommittedState(segment + 1, state, alphas)
 
     def bytes_held(self) -> int:
@@ -66,7 +66,7 @@ class MemoryStore:
         )
 
     def held(self) -> Iterable[CommittedState]:
-        """What each decoder left last."""
+        """The states that the decoders left last."""
         return self.committed.values()
 
 

@@ -1,5 +1,7 @@
-"""How plain text becomes tokens, as ``lamemo prepare`` wrote it down beside the data, or ``lamemo export`` beside the
-model; no fairseq."""
+"""How plain text becomes tokens: what ``lamemo prepare`` left beside data, or ``lamemo export`` beside a model.
+
+Needs no fairseq.
+"""
 
 import json
 import os

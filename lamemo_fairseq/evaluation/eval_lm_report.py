@@ -1,4 +1,4 @@
-"""The line that ``fairseq-eval-lm`` prints behind its own. A host hook: nothing is counted here."""
+"""Reports a score behind ``fairseq-eval-lm``'s own line. A host hook: nothing is counted here."""
 
 import logging
 from typing import Optional, Tuple

@@ -1,4 +1,4 @@
-"""What a split scores: each target's loss, added up once. The only place where evaluation counts.
+"""Accumulates the losses of a split, each target's once. The only place where evaluation counts.
 
 A :class:`LossAccumulator` travels with the batches, notes the probabilities that a model gives their targets, and ends
 as a :class:`Score`. ``fairseq-eval-lm`` and ``lamemo evaluate`` both go this way.

@@ -1,4 +1,4 @@
-"""Flags of generation: what cannot be, in one line each.
+"""Checks of generation's flags, each an error of one line.
 
 Every field of fairseq's ``GenerationConfig`` is of one kind: it has an effect here (``USED``), it changes nothing by
 fairseq's own rules (``INERT``), or giving it is an error (all others, ``REFUSED`` with a reason).

@@ -1,4 +1,4 @@
-"""Texts before a prompt: the memory of a split up to a block, and of a conversation up to its next line.
+"""The memory before a prompt: of a split up to a block, and of a conversation up to its next line.
 
 Letters as in ``session.py``.
 """

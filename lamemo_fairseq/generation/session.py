@@ -1,4 +1,4 @@
-"""What a search keeps between tokens: prompts, the rules of decoding, and the state of every hypothesis.
+"""The state of a search between tokens: prompts, the rules of decoding, and every hypothesis.
 
 Letters as in ``core/attention.py``; B prompts, R hypotheses (prompts times beams, those of one prompt side by side),
 P tokens of the longest prompt, V symbols.

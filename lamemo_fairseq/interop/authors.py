@@ -1,4 +1,4 @@
-"""The bridge to the authors' program: its checkpoints, as fairseq's.
+"""Converts checkpoints of the authors' program to fairseq's.
 
 Read are dictionaries with ``model_config`` (their constructor's arguments), ``model_state`` (their parameter names) and
 ``vocab`` (symbols by id, or their ``Vocab``); no code from them runs. Ids are remapped by symbol, since fairseq's

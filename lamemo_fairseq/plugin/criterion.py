@@ -1,4 +1,4 @@
-"""The loss of the text, or of the answers in it, and beside it what a memory wants to have minimised."""
+"""The criterion: cross entropy of the text, or of the answers in it, and the auxiliary losses of a memory."""
 
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence, Tuple

@@ -95,7 +95,7 @@ class LaMemoDecoder(MemoryTransformer, FairseqIncrementalDecoder):
         return (features if features_only else self.output_layer(features)), extra
 
     def decode_incrementally(self, tokens: Tensor, incremental_state: Dict[str, Any]) -> Tensor:
-        """Reads those of ``tokens`` [B, t] that were not read yet; features [B, 1, D] of the last."""
+        """Incremental decoding: reads those of ``tokens`` [B, t] that are new; features [B, 1, D] of the last."""
         segment: Optional[DecodingSegment] = incremental_state.get(STATE_KEY)
         if segment is None:
             segment = self.new_segment(tokens.size(0))
@@ -103,7 +103,7 @@ class LaMemoDecoder(MemoryTransformer, FairseqIncrementalDecoder):
         return self.decode_step(tokens[:, segment.tokens_seen :], segment)
 
     def reorder_incremental_state(self, incremental_state: Dict[str, Any], new_order: Tensor) -> None:
-        """Moves everything that a stream keeps to its new place; the identity costs nothing."""
+        """Reorders the streams (beams) of the incremental state; the identity costs nothing."""
         segment: Optional[DecodingSegment] = incremental_state.get(STATE_KEY)
         if segment is not None:
             segment.reorder(new_order)

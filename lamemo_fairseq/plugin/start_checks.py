@@ -1,4 +1,4 @@
-"""What is looked at between a training's flags and its first update, so that nothing is found out an epoch later."""
+"""Checks between a training's flags and its first update, so that nothing is found out an epoch later."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""A page that needs nothing but itself: no network, no script, no other file."""
+"""Self-contained HTML pages: no network, no script, no other file."""
 
 from html import escape
 from typing import List, Sequence

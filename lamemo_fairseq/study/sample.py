@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: its configuration, and text that it writes."""
+"""A checkpoint's configuration, and a sample of the text that it writes."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What a study's runs say about each other: means over seeds, who is ahead and from where on, what alpha is like."""
+"""Statistics over a study's runs: means over seeds, who is ahead and from where on, what alpha is like."""
 
 import math
 import statistics

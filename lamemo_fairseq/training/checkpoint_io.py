@@ -1,4 +1,4 @@
-"""Checkpoint files that survive: written whole or not at all, and checked before they are believed.
+"""Atomic checkpoint files with checksums: written whole or not at all, and checked before they are loaded.
 
 A checkpoint of torch is a zip archive with a checksum for each of its parts, which torch does not look at when it
 reads: a flipped byte becomes a weight. Nor would that tell of one in the archive's directory. So the comment at the

@@ -1,4 +1,4 @@
-"""What all ranks know, brought together: the memory of their streams, and whether they were started alike.
+"""Collectives over ranks: gathering the memory of all streams, and objects that each rank must know.
 
 Every function here is a meeting: all ranks of the default process group call it at the same point, or all hang.
 Without a process group there is one rank, and nothing is sent.

@@ -1,4 +1,4 @@
-"""What a run tells about itself, as fairseq's metrics: bits, mean alpha, size of the memory, peak memory.
+"""Training metrics, as fairseq logs them: bits, mean alpha, size of the memory, peak memory.
 
 They observe, and guard nothing. Numbers travel as logging outputs, which fairseq sums over micro-batches and ranks;
 hence sums and counts.

@@ -1,4 +1,4 @@
-"""Whether a training can go on from a checkpoint: its form, and the flags that must be as they were.
+"""Checks that a training can go on from a checkpoint: its form, and the flags that must be as they were.
 
 Fairseq finds out while it loads, in its own words or in none: a missing part is a ``KeyError``, another optimizer an
 assertion, another width "please ensure that the architectures match".

@@ -41,11 +41,11 @@ class TrainingMemory(MemoryStore):
         self.pending: Dict[Any, CommittedState] = {}
 
     def latest(self, decoder: Any) -> Optional[CommittedState]:
-        """What ``decoder`` left last, in this update or before it."""
+        """The state that ``decoder`` left last, in this update or before it."""
         return self.pending.get(decoder, self.committed.get(decoder))
 
     def held(self) -> Iterable[CommittedState]:
-        """What each decoder left last."""
+        """The states that the decoders left last."""
         return {**self.committed, **self.pending}.values()
 
     def continues(self, last: CommittedState, segment: int) -> bool:
@@ -56,7 +56,7 @@ class TrainingMemory(MemoryStore):
         return dropped >= 0
 
     def keep(self, decoder: Any, segment: int, state: MemoryState, alphas: Sequence[Tensor] = ()) -> None:
-        """What ``segment`` left behind waits for :meth:`commit`."""
+        """Holds the state that ``segment`` left until :meth:`commit`."""
         self.pending[decoder] = CommittedState(segment + 1, state, alphas)
 
     def begin(self) -> None:

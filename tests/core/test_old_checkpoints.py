@@ -1,6 +1,7 @@
 """Checkpoints of every kind that were written before the package had floors: they load, and score the same."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -51,3 +52,6 @@ def test_an_old_checkpoint_scores_the_same(kind: str) -> None:
     got = torch.tensor(log_probs(FOLDER / f"{kind}.pt"))
     # Orders of sums may change; single precision rounds each of some dozens of terms to 6e-8.
     torch.testing.assert_close(got, expected, rtol=0.0, atol=2e-6)
+    # What fairseq-eval-lm printed then, to the last digit.
+    nats = -got.double().mean().item()
+    assert f" {nats:.6f} nats per token, {nats / math.log(2):.6f} bits per character " in RECORD[kind]["line"]
