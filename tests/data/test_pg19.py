@@ -42,6 +42,7 @@ class Storage(http.server.BaseHTTPRequestHandler):
     books: Dict[str, bytes] = {}
     asked: List[str] = []
     broken: List[str] = []
+    changed: List[str] = []
 
     def do_GET(self) -> None:
         where = urlsplit(self.path)
@@ -56,6 +57,7 @@ class Storage(http.server.BaseHTTPRequestHandler):
             self.answer(json.dumps({"items": items, **more}).encode())
         else:
             content = self.books[where.path.removeprefix("/tiny/")]
+            content = content.upper() if where.path in self.changed else content
             span = self.headers.get("Range")
             start = int(span[6:-1]) if span else 0
             self.send_response(206 if start else 200)
@@ -95,6 +97,12 @@ def test_pg19_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert sorted(path for path in asked if not path.startswith("/storage")) == sorted(
                 [*(f"/tiny/{name}" for name in texts), "/tiny/train/1.txt"]
             )
+        monkeypatch.setattr(Storage, "changed", ["/tiny/test/2.txt"])
+        with pytest.raises(
+            UsageError, match=r"^2.txt could not be downloaded \(http.*test/2.txt: another checksum\): "
+        ):
+            pg19.prepare(tmp_path / "other", None, Form(), cache=tmp_path / "second", bucket=bucket)
+        assert not (tmp_path / "other").exists() and not list(tmp_path.glob("second/pg19/test/2.txt*"))
         server.shutdown()
     assert (tmp_path / "dest/test.txt").read_text() == "".join(texts[f"test/{number}.txt"] for number in range(3))
     kept = sorted(path.relative_to(tmp_path / "cache/pg19").as_posix() for path in tmp_path.glob("cache/pg19/*/*"))
