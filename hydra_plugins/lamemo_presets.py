@@ -4,23 +4,28 @@ Hydra imports what stands in the namespace ``hydra_plugins`` before it composes 
 environment; in programs other than fairseq's, and for other configurations, nothing is done here. Fairseq imports the
 package itself (``common.user_dir``) after composing, in a folder that hydra has changed to: too late for one line about
 an unknown variant, and the wrong place for a relative path. So both are looked at here; and hydra's warnings of how
-fairseq calls it are left out, but for one that comes before this file is read.
+fairseq calls it are left out, but for one that comes before this file is read. Fairseq's commands that read checkpoints
+compose a configuration too: where ``--user-dir`` was forgotten, this is the only place that can say so.
 """
 
 import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import List, NoReturn, Optional
+from types import TracebackType
+from typing import List, NoReturn, Optional, Type
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 PROGRAMS = ("fairseq-hydra-train", "hydra_train")  # fairseq's other commands compose a configuration too
+BUILDERS = ("build_model", "setup_task")  # of fairseq, each with its part of a checkpoint's configuration as ``cfg``
+READERS = ("fairseq-eval-lm", "fairseq-generate", "fairseq-interactive", "fairseq-validate")
 USER_DIR = "common.user_dir="
 VARIANT = re.compile(r"\+{0,2}variant=(.*)")
 
@@ -31,11 +36,16 @@ class LaMemoPresets(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called once, before anything is composed."""
         package = find_spec("lamemo_fairseq")
-        if Path(sys.argv[0]).stem not in PROGRAMS or package is None or package.origin is None:
+        program = Path(sys.argv[0]).stem
+        if program not in (*PROGRAMS, *READERS) or package is None or package.origin is None:
+            return
+        user_dir = Path(package.origin).resolve().parent
+        if program in READERS:
+            explain_missing_user_dir(user_dir)
             return
         from hydra._internal.utils import get_args  # as fairseq's command itself finds the name
 
-        given, user_dir = get_args(), Path(package.origin).resolve().parent
+        given = get_args()
         name, folder = str(given.config_name), user_dir / "config"
         if not (folder / f"{name}.yaml").is_file():
             check_name(name, given.config_dir, folder)
@@ -89,6 +99,23 @@ def set_user_dir(name: str, user_dir: Path) -> None:
     from fairseq.dataclass.configs import CommonConfig, FairseqConfig
 
     ConfigStore.instance().store(name=name, node=FairseqConfig(common=CommonConfig(user_dir=str(user_dir))))
+
+
+def explain_missing_user_dir(user_dir: Path) -> None:
+    """Has one line stand in the place of fairseq's traceback where a checkpoint's model or task is ours, not loaded."""
+    previous = sys.excepthook
+
+    def hook(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
+        frames = [frame for frame, _ in traceback.walk_tb(trace) if frame.f_code.co_name in BUILDERS]
+        found = [frame.f_locals.get("cfg") or () for frame in frames]
+        ours = any(field in cfg for cfg in found for field in ("memory_type", "memory_reset"))
+        if not ours or "lamemo_fairseq" in sys.modules:
+            previous(kind, error, trace)
+            return
+        flags = f"--user-dir {user_dir} --task memory_language_modeling"
+        print(f"error: --path names a checkpoint of lamemo_fairseq, which is not loaded: add {flags}", file=sys.stderr)
+
+    sys.excepthook = hook
 
 
 def die(message: str) -> NoReturn:

@@ -9,7 +9,8 @@ from typing import Any, List, Sequence
 
 import pytest
 import torch
-from conftest import TINY, run
+from commands import shell
+from conftest import TINY, USER_DIR, run
 from fairseq.dataclass import FairseqDataclass
 from fairseq.registry import REGISTRIES
 
@@ -88,6 +89,20 @@ def test_no_batch_size(corpus: Path, tmp_path: Path) -> None:
 def test_no_such_checkpoint(corpus: Path, tmp_path: Path, command: str) -> None:
     found = last_line(command, corpus, *TASK, "--path", tmp_path / "no.pt", "--batch-size", 2)
     assert found == f"error: --path {tmp_path}/no.pt is no file: name a checkpoint"
+
+
+@pytest.mark.slow  # processes that import fairseq anew, without the plugin
+@pytest.mark.parametrize("command", ["eval-lm", "validate"])
+def test_a_checkpoint_without_user_dir(corpus: Path, checkpoint: Path, command: str) -> None:
+    """Nothing of the package is loaded then, but for what hydra finds."""
+    words = f"fairseq-{command} {corpus} --path {checkpoint} --task language_modeling --batch-size 2"
+    done = shell(words, checkpoint.parent, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stdout, done.stdout[-2000:]
+    said = "error: --path names a checkpoint of lamemo_fairseq, which is not loaded: add --user-dir "
+    assert done.stdout.splitlines()[-1] == f"{said}{USER_DIR} --task memory_language_modeling"
+    (checkpoint.parent / "no.pt").write_text("no checkpoint")
+    done = shell(words.replace(str(checkpoint), "no.pt"), checkpoint.parent, timeout=120)
+    assert done.returncode == 1 and "Traceback" in done.stdout, "what is not ours is fairseq's to tell"
 
 
 @pytest.mark.parametrize("split, advice", [("tset", ""), ("test7", "; fairseq-preprocess makes it from --testpref")])
