@@ -25,6 +25,7 @@ setup(
     package_data={
         "lamemo_fairseq": ["py.typed", "config/*.yaml", "config/variant/*.yaml"],
         "lamemo_fairseq.benchmark": ["fake_cuda.cpp"],
+        "lamemo_fairseq.core": ["decode_kernels.cpp"],
     },
     install_requires=[
         *FAIRSEQ,

@@ -32,7 +32,8 @@ class ModelConfig:
         dropout: on hidden states and encodings.
         attention_dropout: on attention weights.
         checkpoint_activations: compute layers again in the backward pass, to save memory.
-        fused: compute attention and a large softmax as one operation each, with less memory; False: step by step.
+        fused: compute attention and a large softmax as one operation each, with less memory, and single tokens on a CPU
+            by compiled code (``decode_kernels.py``); False: step by step.
         compile: train with compiled code for the layers, segment by segment of segment_length.
         segment_length: N, tokens after which a decoded segment enters the memory.
         separator: what ends a document while decoding, whose memory then ends too; None: documents are not told apart.

@@ -36,9 +36,14 @@ class Buffer:
 
     def slot(self) -> Tensor:
         """The next entry, to be written; it counts as filled from now on."""
+        self.reserve()
+        assert self.tensor is not None
+        return self.tensor.select(self.dim, self.length - 1)
+
+    def reserve(self) -> None:
+        """Counts the next entry as filled: whoever asks for this writes it."""
         assert self.tensor is not None and self.length < self.capacity
         self.length += 1
-        return self.tensor.select(self.dim, self.length - 1)
 
     def flat(self) -> Tensor:
         """The whole of a [H, B, ., .] tensor, heads and streams as one dimension."""
@@ -89,7 +94,7 @@ class Cache:
             scores = torch.bmm(position.to(keys_t.dtype), keys_t)
             if self.distances.bias is not None:
                 scores = scores + self.distances.bias[:end].t().unsqueeze(1) * d**-0.5
-            self.relative_keys = keys_t, scores
+            self.relative_keys = keys_t, scores.contiguous()
         return self.relative_keys
 
     def select(self, order: Tensor) -> None:

@@ -278,10 +278,10 @@ class MemoryTransformer(nn.Module):
         """Reads tokens [B, n] that fit into the segment; features [B, n, D]."""
         x = self.embed(tokens, segment.length)
         if tokens.size(1) == 1 and self.can_step(segment):
+            x, reach = x.squeeze(1), self.positions.reach
             if segment.weights is None:
-                segment.weights = fast_decode_layers(self.layers, self.biases)
-            reach = self.positions.reach
-            return segment.step(x.squeeze(1), segment.weights, reach, self.memory).unsqueeze(1)
+                segment.weights = fast_decode_layers(self.layers, self.biases, x, self.fused)
+            return segment.step(x, segment.weights, reach, self.memory).unsqueeze(1)
         documents = None if segment.tracker is None else segment.documents.append(segment.tracker.read(tokens))
         geometry = self.geometry(x, segment.state, documents, before=segment.length, capacity=segment.capacity)
         done = self.forward_layers(x, segment.state, geometry, segment=segment)
