@@ -131,8 +131,8 @@ def distances(step: Step) -> List[List[Any]]:
     """Per token of memory and segment, the signed distance to each key: below 0 is right, None is hidden."""
     memory, keys = len(step.memory), len(step.symbols)
     grid: List[List[Any]] = [[None] * keys for _ in range(keys)]
-    falling = torch.arange(keys, -1, -1).expand(len(step.current), -1)
-    for query, (mask, known) in enumerate(zip(step.geometry.attn_mask, align(falling))):
+    descending = torch.arange(keys, -1, -1).expand(len(step.current), -1)
+    for query, (mask, known) in enumerate(zip(step.geometry.attn_mask, align(descending))):
         for key in range(keys):
             grid[memory + query][key] = int(known[key]) if mask[key] == 0 else None
     ahead = step.geometry.ahead

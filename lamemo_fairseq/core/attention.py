@@ -163,9 +163,9 @@ class RelativeAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         geometry = geometry.last(queries.size(1) - M)
         together = previous is not None and geometry.ahead is not None and geometry.ahead.rising is not None
-        rows = queries if together else queries[:, M:]
-        carried, given = previous if together else None, (projected, distances.keys, geometry, biases)
-        left = fused_attention(rows, *given, previous_attention=carried, dropout=dropout, want_lse=want_lse)
+        asking = queries if together else queries[:, M:]
+        earlier, given = previous if together else None, (projected, distances.keys, geometry, biases)
+        left = fused_attention(asking, *given, previous_attention=earlier, dropout=dropout, want_lse=want_lse)
         if previous is None or together:
             return Mixed(left.output, left.attention, left.alpha, None)
         keys, values = self.split_keys(projected, None)

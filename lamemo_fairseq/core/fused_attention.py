@@ -23,7 +23,7 @@ from .softmax import Attention, full_precision, softmax_dtype
 
 class FusedAttention(NamedTuple):
     """``output`` [B, Q, H * d]; ``attention`` the same with its log-sum-exp, detached, where asked for; ``alpha``
-    [B, H, M], the weight that fell on what was carried, or None."""
+    [B, H, M], the weight of ``previous_attention``, or None."""
 
     output: Tensor
     attention: Optional[Attention]

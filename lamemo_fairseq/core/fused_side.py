@@ -125,7 +125,7 @@ def write(target: Tensor, function: Callable[..., Tensor], *arguments: Any) -> N
         function(*arguments, out=target)
 
 
-def kept(like: Tensor, dropout: float) -> Tensor:
+def dropout_mask(like: Tensor, dropout: float) -> Tensor:
     """What dropout multiplies by: 0, or 1 / (1 - p), in the shape of ``like``."""
     if is_compiling():  # inductor of torch 2.13 gives NaN for the form below, where it is kept for backward
         return F.dropout(torch.ones_like(like), dropout)
@@ -177,7 +177,7 @@ def attend(
         write(largest[0, :, side.rows], torch.amax, scores, -1)
         write(largest[1, :, side.rows], torch.amax, weights, -1)
     del scores
-    saved = Saved(content, position, relative, weights, kept(weights, dropout) if dropout > 0 else None)
+    saved = Saved(content, position, relative, weights, dropout_mask(weights, dropout) if dropout > 0 else None)
     write(output[:, side.rows], torch.bmm, saved.used(), values)
     return saved
 
@@ -211,9 +211,9 @@ def gradients_of(side: Side, saved: Saved, flow: Flow, first: bool) -> Tuple[Ten
     position = torch.empty_like(saved.position)  # [B * n, H, d]
     write(position.transpose(0, 1), torch.bmm, products, saved.relative.transpose(0, 1))
     write(flow.grad_queries[:, side.rows], torch.add, position.view(B, n, H, d), content.permute(1, 2, 0, 3))
-    turned, asked = products.transpose(1, 2), saved.position.transpose(0, 1)
+    products_t, asked = products.transpose(1, 2), saved.position.transpose(0, 1)
     if isinstance(side.distances, slice):
-        write(flow.grad_encodings[side.distances].transpose(0, 1), torch.bmm, turned, asked)
+        write(flow.grad_encodings[side.distances].transpose(0, 1), torch.bmm, products_t, asked)
     else:
-        flow.grad_encodings.index_add_(0, side.distances, torch.bmm(turned, asked).transpose(0, 1))
+        flow.grad_encodings.index_add_(0, side.distances, torch.bmm(products_t, asked).transpose(0, 1))
     return content.sum((1, 2)), position.sum(0)
