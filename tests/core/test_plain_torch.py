@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from commands import ROOT
 from interpreters import BLOCKED
 
-from lamemo_fairseq.core import KINDS
+from lamemo_fairseq.core import KINDS, MemoryTransformer, ModelConfig
 
 PROGRAM = ROOT / "examples" / "plain_torch" / "train.py"
 RUN = "import runpy\nsys.argv[0] = {path!r}\nrunpy.run_path({path!r}, run_name='__main__')"
@@ -18,6 +19,16 @@ RUN = "import runpy\nsys.argv[0] = {path!r}\nrunpy.run_path({path!r}, run_name='
 
 def test_it_is_short() -> None:
     assert len(PROGRAM.read_text().splitlines()) <= 80
+
+
+def test_the_page_in_python() -> None:
+    """Its lines run, on the names that they leave to the reader."""
+    page = (PROGRAM.parent / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {"vocab_size": 11, "tokens": torch.arange(6).view(1, 6) + 4, "state": None}
+    names.update(MemoryTransformer=MemoryTransformer, ModelConfig=ModelConfig)
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["features"].shape[:2] == (1, 1) and names["state"] is not None, "decoded last"
 
 
 @pytest.mark.parametrize("memory", sorted(KINDS))
