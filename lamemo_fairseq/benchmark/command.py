@@ -10,13 +10,13 @@ import argparse
 import json
 import logging
 from pathlib import Path
-from typing import Dict, Iterator, Sequence
+from typing import Dict, Iterator, Sequence, Tuple
 
 import torch
 
 from ..core.errors import UsageError
 from ..core.memory import KINDS
-from . import decode, modes, paper, peers, presets, steps
+from . import decode, lengths, modes, paper, peers, presets, steps
 from .models import STANDARD, TINY
 from .table import Part, Table
 
@@ -35,6 +35,7 @@ def count_paper(options: argparse.Namespace) -> Table:
 PARTS: Dict[str, Part] = {
     "decode": decode.decode,
     "train": steps.train,
+    "lengths": lengths.lengths,
     "presets": presets.time_presets,
     "compile": modes.compare,
     "eval": steps.evaluate,
@@ -45,10 +46,10 @@ PARTS: Dict[str, Part] = {
 SUITES = {"cpu": ("train", "decode", "eval", "peers")}
 
 
-def tables(options: argparse.Namespace) -> Iterator[Table]:
-    """The chosen parts' tables, as they come."""
+def tables(options: argparse.Namespace) -> Iterator[Tuple[str, Table]]:
+    """The chosen parts' tables by their names, as they come."""
     for name in options.parts or PARTS:
-        yield PARTS[name](options)
+        yield name, PARTS[name](options)
 
 
 def write_json(path: Path, found: Sequence[Table], notes: Sequence[str]) -> None:
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", choices=sorted(SUITES), help="parts that belong together")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write ratios and tables to this file too")
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write notes and tables to this file too")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="write a part's figure to DIR/PART.svg")
     parser.add_argument("--note", action="append", default=[], help="a line to stand in these files")
 
 
@@ -81,8 +83,12 @@ def run(options: argparse.Namespace) -> None:
     logging.disable(logging.INFO)
     torch.set_num_threads(options.threads)
     found = []
-    for table in tables(options):
+    if options.figures is not None:
+        options.figures.mkdir(parents=True, exist_ok=True)
+    for name, table in tables(options):
         print(table, end="\n\n", flush=True)
+        if options.figures is not None and table.figure is not None:
+            (options.figures / f"{name}.svg").write_text(table.figure, encoding="utf-8")
         found.append(table)
         if options.json is not None:
             write_json(options.json, found, options.note)

@@ -2,17 +2,21 @@
 
 import argparse
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Sequence
+from typing import Callable, Dict, Optional, Sequence
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a part found: a title, column heads, rows of as many cells, and ratios by the names that checks know."""
+    """What a part found: a title, column heads, rows of as many cells, and ratios by the names that checks know.
+
+    ``figure`` shows the same as SVG, where a part draws one.
+    """
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     ratios: Dict[str, float] = field(default_factory=dict)
+    figure: Optional[str] = None
 
     def __str__(self) -> str:
         lines = [list(self.head), *map(list, self.rows)]

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
+from lamemo_fairseq.core.memory import KINDS
+
 
 @pytest.mark.slow  # it measures for a minute
 def test_the_decode_part() -> None:
@@ -27,9 +29,9 @@ def test_the_decode_part() -> None:
 def test_ratios_by_name(tmp_path: Path) -> None:
     """What a check elsewhere reads; --suite cpu has the peers too (tests/benchmark/test_peers.py)."""
     out = tmp_path / "ratios.json"
-    words = [sys.executable, "-m", "lamemo_fairseq", "benchmark", "train", "decode", "eval", "--tiny"]
+    words = [sys.executable, "-m", "lamemo_fairseq", "benchmark", "train", "lengths", "decode", "eval", "--tiny"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    more = ["--threads", "1", "--repeats", "1", "--json", str(out)]
+    more = ["--threads", "1", "--repeats", "1", "--json", str(out), "--figures", str(tmp_path)]
     done = subprocess.run([*words, *more], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(out.read_text())
@@ -40,8 +42,12 @@ def test_ratios_by_name(tmp_path: Path) -> None:
         *(f"decode_recompute_over_incremental_mem{memory}" for memory in (128, 512, 1024)),
     ]
     assert all(ratio > 0 for ratio in found["ratios"].values())
-    assert [table["title"].split(":")[0] for table in found["tables"]] == ["train", "decode", "eval"]
+    assert [table["title"].split(":")[0] for table in found["tables"]] == ["train", "lengths", "decode", "eval"]
     assert all(len(row) == len(table["head"]) for table in found["tables"] for row in table["rows"])
+    kinds = [row[0] for row in found["tables"][1]["rows"]]
+    assert kinds == [kind for kind in KINDS for _ in range(3)]
+    figure = (tmp_path / "lengths.svg").read_text()
+    assert all(f">{kind}</text>" in figure for kind in KINDS)
 
 
 def test_unknown_parts_are_named() -> None:
