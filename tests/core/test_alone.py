@@ -8,6 +8,37 @@ import pytest
 from commands import ROOT
 from interpreters import BLOCKED, fresh
 
+NOTHING_HIDDEN = """
+import torch
+from lamemo_fairseq.core import KINDS, MemoryTransformer, ModelConfig
+
+def held(model):  # all that modules hold beside weights: by name and value, tensors by their content
+    return {
+        (path, name): value.clone() if isinstance(value, torch.Tensor) else repr(value)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if name not in ("_parameters", "_modules", "training")
+    }
+
+for kind in KINDS:
+    cfg = ModelConfig(11, memory=kind, mem_len=4, layers=2, dim=8, heads=2, ffn_dim=8, segment_length=3)
+    model = MemoryTransformer(cfg)
+    before, states, tokens = held(model), [None], torch.randint(11, (2, 9))
+    model.train()
+    for piece in tokens.split(3, dim=1):
+        features, state, aux = model(piece, states[-1])
+        states.append(state)
+        assert set(aux.losses) == set(model.memory.auxiliary_loss_names)
+        (features.sum() + sum(aux.losses.values())).backward()
+    model.eval()
+    segment = model.new_segment(2)
+    for token in tokens.split(1, dim=1):
+        model.decode_step(token, segment)
+    after = held(model)
+    assert before.keys() == after.keys(), before.keys() ^ after.keys()
+    for key, value in before.items():
+        assert torch.equal(value, after[key]) if isinstance(value, torch.Tensor) else value == after[key], key
+"""
 REGISTERED = """
 from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
@@ -43,6 +74,11 @@ loaded = {name.split(".")[0] for name, module in sys.modules.items() if module i
 assert not loaded & {"fairseq", "hydra", "omegaconf"}
 """
     fresh(BLOCKED + reads, tmp_path)
+
+
+def test_nothing_is_hidden_on_modules(tmp_path: Path) -> None:
+    """Segments in training and tokens decoded: what a module holds beside its weights is as it was before."""
+    fresh(BLOCKED + NOTHING_HIDDEN, tmp_path)
 
 
 @pytest.mark.parametrize("way", ["relative", "absolute", "installed", "import", "import, then user-dir"])
