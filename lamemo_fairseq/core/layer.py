@@ -21,11 +21,13 @@ from .softmax import Attention, attend
 class LayerOutput(NamedTuple):
     """``current`` [B, N, D] and ``memory_hidden`` [B, M, D] go to the next layer, ``attention_state`` to the memory.
 
-    ``memory_hidden`` is as it came where the memory was only read.
+    ``joined`` [B, M + N, D] is both, of which they are parts; where the memory was only read, ``memory_hidden`` is as
+    it came, and ``joined`` None.
     """
 
     current: Tensor
     memory_hidden: Tensor
+    joined: Optional[Tensor]
     attention_state: Optional[Attention]
     alpha: Optional[Tensor]
     usage: Optional[Tensor]
@@ -48,7 +50,8 @@ class ReluDropout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> "tuple[Tensor, None]":  # type: ignore[override]
         (out,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(gradient, out, 0).div_(1 - ctx.p), None
+        # An ELU without its negative part (alpha 0) masks and scales in one pass; ``out`` is its result.
+        return torch.ops.aten.elu_backward(gradient, 0, 1 / (1 - ctx.p), 1, True, out), None
 
 
 class FeedForward(nn.Module):
@@ -109,7 +112,10 @@ class Layer(nn.Module):
         # Slots that are only read, and need no gradient, are projected apart: else the backward pass would make one.
         read_only = memory.previous_attention is None and not memory.recomputed and not slots.requires_grad
         apart = read_only and x.requires_grad and not self.normalize_before and M > 0
-        h = x if apart else torch.cat([slots, x], dim=1)  # [B, M + N, D]
+        if memory.joined is not None:
+            h = memory.joined
+        else:
+            h = x if apart else torch.cat([slots, x], dim=1)  # [B, M + N, D]
         mixed = self.attention(
             (slots, x) if apart else (self.attention_norm(h) if self.normalize_before else h,),
             0 if memory.recomputed else M,
@@ -130,8 +136,9 @@ class Layer(nn.Module):
         else:
             h = self.attention_norm(h)
             h = self.feed_forward_norm(h + self.feed_forward(h))
-        memory_hidden = h[:, :refreshed] if refreshed > 0 else slots
-        return LayerOutput(h[:, refreshed:], memory_hidden, mixed.attention_state, mixed.alpha, mixed.usage, mixed.loss)
+        memory_hidden, joined = (h[:, :refreshed], h) if refreshed > 0 else (slots, None)
+        rest = mixed.attention_state, mixed.alpha, mixed.usage, mixed.loss
+        return LayerOutput(h[:, refreshed:], memory_hidden, joined, *rest)
 
     def content_attention(self, x: Tensor, slots: Tensor) -> Tensor:
         """Attention of ``x`` [B, N, D] over ``slots`` [B, m, D] by content alone: softmax(q·k / sqrt(d)) v.

@@ -200,9 +200,11 @@ class MemoryTransformer(nn.Module):
         """Through all layers. With ``segment``, keys and values are cached, and a further chunk reads them."""
         record, alphas = SegmentRecord(x, documents=documents), []
         continued = segment is not None and segment.length > 0
-        memory_hidden = x[:, :0] if continued else self.memory.input_memory(state, x)
+        memory_hidden, joined = x[:, :0] if continued else self.memory.input_memory(state, x), None
         for number, layer in enumerate(self.layers):
             memory = self.memory.recall(state, number, memory_hidden)
+            if joined is not None and memory.hidden_states is memory_hidden:
+                memory = replace(memory, joined=joined)  # what would have to be put together again
             if continued:
                 memory = memory.cached()
             cache = None if segment is None else segment.parts[number].cache
@@ -216,7 +218,7 @@ class MemoryTransformer(nn.Module):
                 out = checkpoint(layer, *arguments, use_reentrant=False)
             else:
                 out = layer(*arguments)
-            x, memory_hidden = out.current, out.memory_hidden
+            x, memory_hidden, joined = out.current, out.memory_hidden, out.joined
             record.attention_state.append(out.attention_state)
             record.usage.append(out.usage)
             record.losses.append(out.loss)

@@ -110,12 +110,14 @@ class LayerMemory:
             None where they are only read.
         long_term: reads a memory that is no keys and values, with the layer's scaled queries [B, H, n, d]; or None.
         recomputed: the slots attend to what is left of them in memory once more, and go up as the segment's tokens do.
+        joined: [B, M + N, D], slots and segment as the layer below left them, where they are the same.
     """
 
     hidden_states: Tensor
     previous_attention: Optional[Attention] = None
     long_term: Optional[Callable[[Tensor], LongTermOutput]] = None
     recomputed: bool = False
+    joined: Optional[Tensor] = None
 
     def cached(self) -> "LayerMemory":
         """For a further chunk while decoding: keys and values of the slots are cached, the rest is not."""
