@@ -4,6 +4,7 @@
 #   bash scripts/mutate.sh                                  every file of its table: an hour or more on one core
 #   bash scripts/mutate.sh core/softmax.py data/layout.py   some of them
 #   bash scripts/mutate.sh --show                           what was found before
+#   bash scripts/mutate.sh --nearest; bash scripts/mutate.sh --survivors    the tests nearest to a file first: faster
 #
 # It goes on where it was stopped. What was found last, and why what survives does: tests/mutation.md.
 set -euo pipefail

@@ -71,6 +71,15 @@ def test_a_batch_is_added_up() -> None:
     account.score.check()
 
 
+def test_unknown_targets_add_up_over_batches() -> None:
+    account, unknown = tally(), batch()
+    unknown["target"][unknown["target"] == 7] = words().unk()
+    for times in (1, 2):
+        account.take(-torch.ones(2, 3))
+        account.add_batch(unknown)
+        assert account.score.unknown == times
+
+
 def test_pieces_and_members_stand_one_behind_the_other() -> None:
     """Fairseq cuts the softmax up, and averages the probabilities of an ensemble."""
     account = tally()
@@ -78,6 +87,9 @@ def test_pieces_and_members_stand_one_behind_the_other() -> None:
     for part in (first.flatten()[:4], first.flatten()[4:], second):
         account.take(part, is_log=False)
     assert account.add_batch(batch())[0, 1].item() == pytest.approx(math.log(2))
+    for member in ([0.1, 0.2, 0.3], [0.5, 0.8, 0.1]):  # each target has a mean of its own
+        account.take(torch.tensor([member, member]), is_log=False)
+    assert account.add_batch(batch())[0].tolist() == pytest.approx([0, math.log(2), math.log(5)])
     account.take(torch.full((2, 2), -9.0))
     with pytest.raises(AssertionError, match="a part of the batch"):
         account.add_batch(batch())

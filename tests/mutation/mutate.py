@@ -35,18 +35,19 @@ SEGMENTS = [
     "tests/data/test_documents.py",
     "tests/evaluation/test_scoring.py",
 ]
-#: file -> the tests that speak about it; those that start processes of their own cannot see a mutant
+#: file -> the tests that speak about it, first those of it alone, which take milliseconds; those that start processes
+#: of their own cannot see a mutant
 FILES: Dict[str, List[str]] = {
     "core/softmax.py": ["tests/core/test_softmax.py", *CORE],
     "core/attention.py": ["tests/core/test_attention.py", "tests/core/test_kinds.py", *CORE],
     "core/positions.py": ["tests/core/test_positions.py", "tests/core/test_contract.py", *CORE],
     "core/memory/base.py": [*CONTRACT, *CORE],
-    "core/memory/compressive.py": [*CONTRACT, *CORE],
-    "core/memory/continuous.py": [*CONTRACT, *CORE],
+    "core/memory/compressive.py": ["tests/core/test_memory_condensed.py", *CONTRACT, *CORE],
+    "core/memory/continuous.py": ["tests/core/test_memory_signal.py", *CONTRACT, *CORE],
     "core/memory/lookahead.py": [*CONTRACT, *CORE],
     "core/memory/none.py": [*CONTRACT, *CORE],
     "core/memory/recurrence.py": [*CONTRACT, *CORE],
-    "core/memory/signal.py": [*CONTRACT, *CORE],
+    "core/memory/signal.py": ["tests/core/test_memory_signal.py", *CONTRACT, *CORE],
     "data/layout.py": SEGMENTS,
     "data/segments.py": SEGMENTS,
     "data/text.py": SEGMENTS,
@@ -262,6 +263,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the draw")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--quick", action="store_true", help="of each test that has many parameters, three cases alone")
+    parser.add_argument("--nearest", action="store_true", help="the first file of tests alone; see then --survivors")
     parser.add_argument("--survivors", action="store_true", help="run those again that survived, and no others")
     parser.add_argument("--show", action="store_true", help="run none, but show what was found before")
     options = parser.parse_args()
@@ -269,6 +271,8 @@ def main() -> None:
     if unknown:
         parser.error(f"{unknown[0]} has no tests in the table at the head of this file")
     FOLDER.mkdir(exist_ok=True)
+    if options.nearest:
+        FILES.update({path: tests[:1] for path, tests in FILES.items()})
     files = [Mutants(path, options.seed) for path in options.files or FILES]
     again = ("survived", "no tests") if options.survivors else ("",)
     wanted = {f.path: [name for name in f.names[: options.sample] if f.status(name) in again] for f in files}

@@ -49,6 +49,12 @@ def test_losses_of_each_token() -> None:
         assert set(log) == {"loss", "ntokens", "nsentences", "sample_size"} and float(log["loss"]) == 31
 
 
+def test_a_model_that_knows_no_other_losses() -> None:
+    loss, size, log = criterion()(Model(LOG_PROBS), SAMPLE)
+    assert (float(loss.detach()), size) == (31, 5)
+    assert set(log) == {"loss", "ntokens", "nsentences", "sample_size"}
+
+
 def test_no_gradient_of_what_is_not_scored() -> None:
     model = Model(LOG_PROBS.clone(), kl=0.5)
     criterion()(model, SAMPLE)[0].backward()
@@ -100,6 +106,9 @@ def test_accuracy_is_logged_where_it_was_counted() -> None:
     with metrics.aggregate(new_root=True) as found:
         MemoryCrossEntropyCriterion.reduce_metrics([{**one, "n_correct": 1}])
     assert found.get_smoothed_values()["accuracy"] == 33.33
+    with metrics.aggregate(new_root=True) as found:
+        MemoryCrossEntropyCriterion.reduce_metrics([{**one, "n_correct": 1, "n_answers": 1}])
+    assert found.get_smoothed_values()["accuracy"] == 100.0, "of one answer too"
     with metrics.aggregate(new_root=True) as found:
         MemoryCrossEntropyCriterion.reduce_metrics(LOGS)
     assert "accuracy" not in found.get_smoothed_values()
