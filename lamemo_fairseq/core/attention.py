@@ -44,6 +44,27 @@ class Mixed(NamedTuple):
     weights: Optional[Tensor]
 
 
+class Projected(NamedTuple):
+    """What a layer attends with.
+
+    Attributes:
+        queries: [B, Q, H * d], of ``memory_queries`` = M' slots that look ahead, and of the current tokens.
+        keys_values: keys beside values [B, n, 2 * H * d], of memory and segment, joined or in two parts.
+        distances: encodings, or None.
+        geometry, biases: of the segment, shared by all layers.
+        memory_queries: M', M where the memory looks ahead and else 0.
+        previous: what its slots gathered before, or None.
+    """
+
+    queries: Tensor
+    keys_values: Sequence[Tensor]
+    distances: Optional[Distances]
+    geometry: AttentionGeometry
+    biases: Biases
+    memory_queries: int
+    previous: Optional[Attention]
+
+
 class RelativeAttention(nn.Module):
     """One layer's attention. Slow reference: ``segment`` in ``tests/reference.py``.
 
@@ -99,15 +120,15 @@ class RelativeAttention(nn.Module):
         first = memory if previous_attention is None else 0
         # A part of the memory's own is only read.
         queries = self.q_proj(parts[-1] if len(parts) > 1 else parts[0][:, first:])  # [B, Q, H * d]
-        projected = [self.kv_proj(part) for part in parts]
+        keys_values = [self.kv_proj(part) for part in parts]
         distances = self.project_distances(geometry, cache)
+        previous, ahead = (previous_attention, memory) if memory > 0 and previous_attention is not None else (None, 0)
+        given = Projected(queries, keys_values, distances, geometry, biases, ahead, previous)
         # The only place where the path is chosen. Steps: for one look at the weights, for masks and keys that differ
         # between streams or chunks, and for distances with a bias or none.
         plain = cache is not None or probe is not None or want_usage or geometry.attn_mask.dim() != 2
         fuses = self.fused and not plain and self.r_proj is not None
-        previous = previous_attention if memory > 0 else None
-        attend = self.attend_fused if fuses else self.attend_in_steps
-        mixed = attend(queries, projected, distances, geometry, biases, previous, want_lse, cache)
+        mixed = self.attend_fused(given, want_lse) if fuses else self.attend_in_steps(given, want_lse, cache)
         if probe is not None:
             assert mixed.weights is not None
             probe.see(mixed.weights, geometry.attn_mask, mixed.alpha)
@@ -118,82 +139,56 @@ class RelativeAttention(nn.Module):
         further, usage, loss = long_term(self.scaled(queries))
         return AttentionOutput(hidden_states + further, mixed.attention, mixed.alpha, usage, loss)
 
-    def attend_in_steps(
-        self,
-        queries: Tensor,
-        projected: Sequence[Tensor],
-        distances: Optional[Distances],
-        geometry: AttentionGeometry,
-        biases: Biases,
-        previous: Optional[Attention],
-        want_lse: bool,
-        cache: Optional[Cache],
-    ) -> Mixed:
-        """Attention of projected queries [B, Q, H * d], all of it by ``softmax.attend``."""
-        scaled, (keys, values) = self.scaled(queries), self.split_keys(projected, cache)
-        M = 0 if previous is None else previous.lse.size(-1)
+    def attend_in_steps(self, given: Projected, want_lse: bool, cache: Optional[Cache]) -> Mixed:
+        """All of it by ``softmax.attend``."""
+        scaled, (keys, values) = self.scaled(given.queries), self.split_keys(given.keys_values, cache)
+        M = given.memory_queries
         current = scaled[:, :, M:]
         # Where slots of the memory are recomputed, the mask has rows for them, which the last layer does not ask for.
-        scores = self.causal_scores(current, keys, distances, geometry.last(current.size(2)), biases)
+        geometry = given.geometry.last(current.size(2))
+        scores = self.causal_scores(current, keys, given.distances, geometry, given.biases)
         dropout = self.dropout if self.training else 0.0
         left = ops.attend(scores, values, dropout=dropout, want_lse=want_lse)
-        if previous is None:
+        if given.previous is None:
             attention = None if left.lse is None else Attention(left.output.detach(), left.lse)
             return Mixed(self.join(left.output), attention, None, left.weights)
-        assert distances is not None
-        right = self.attend_ahead(scaled[:, :, :M], keys, values, distances, geometry, biases, previous)
+        right = self.attend_ahead(scaled[:, :, :M], keys, values, given)
         assert left.lse is not None and right.lse is not None
         output, lse = torch.cat([right.output, left.output], dim=2), torch.cat([right.lse, left.lse], dim=2)
         return Mixed(self.join(output), Attention(output.detach(), lse), right.alpha, left.weights)
 
-    def attend_fused(
-        self,
-        queries: Tensor,
-        projected: Sequence[Tensor],
-        distances: Optional[Distances],
-        geometry: AttentionGeometry,
-        biases: Biases,
-        previous: Optional[Attention],
-        want_lse: bool,
-        cache: Optional[Cache],
-    ) -> Mixed:
+    def attend_fused(self, given: Projected, want_lse: bool) -> Mixed:
         """As :meth:`attend_in_steps`, as one operation; but the memory's in steps, where those need fewer products."""
-        assert distances is not None and cache is None
-        M = 0 if previous is None else previous.lse.size(-1)
-        dropout = self.dropout if self.training else 0.0
-        geometry = geometry.last(queries.size(1) - M)
-        together = previous is not None and geometry.ahead is not None and geometry.ahead.rising is not None
-        asking = queries if together else queries[:, M:]
-        earlier, given = previous if together else None, (projected, distances.keys, geometry, biases)
-        left = fused_attention(asking, *given, previous_attention=earlier, dropout=dropout, want_lse=want_lse)
-        if previous is None or together:
+        assert given.distances is not None
+        M, ahead = given.memory_queries, given.geometry.ahead
+        together = given.previous is not None and ahead is not None and ahead.rising is not None
+        left = fused_attention(
+            given.queries if together else given.queries[:, M:],
+            given.keys_values,
+            given.distances.keys,
+            given.geometry.last(given.queries.size(1) - M),
+            given.biases,
+            previous_attention=given.previous if together else None,
+            dropout=self.dropout if self.training else 0.0,
+            want_lse=want_lse,
+        )
+        if given.previous is None or together:
             return Mixed(left.output, left.attention, left.alpha, None)
-        keys, values = self.split_keys(projected, None)
-        ahead = self.scaled(queries[:, :M])
-        right = self.attend_ahead(ahead, keys, values, distances, geometry, biases, previous)
+        right = self.attend_ahead(self.scaled(given.queries[:, :M]), *self.split_keys(given.keys_values, None), given)
         assert left.attention is not None and right.lse is not None
         output = torch.cat([right.output.detach(), left.attention.output], dim=2)
         lse = torch.cat([right.lse, left.attention.lse], dim=2)
         joined = torch.cat([self.join(right.output), left.output], dim=1)
         return Mixed(joined, Attention(output, lse), right.alpha, None)
 
-    def attend_ahead(
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        distances: Distances,
-        geometry: AttentionGeometry,
-        biases: Biases,
-        previous: Attention,
-    ) -> Attended:
+    def attend_ahead(self, queries: Tensor, keys: Tensor, values: Tensor, given: Projected) -> Attended:
         """Memory's scaled queries [B, H, M, d] over those of all keys and values [B, H, T, d] that are ahead."""
-        ahead, M = geometry.ahead, queries.size(2)
-        assert ahead is not None
+        ahead, M = given.geometry.ahead, given.memory_queries
+        assert ahead is not None and given.distances is not None
         span = slice(M - ahead.keys + 1, M + 1)
-        scores = self.ahead_scores(queries, keys[:, :, span], distances.keys, ahead, biases)
+        scores = self.ahead_scores(queries, keys[:, :, span], given.distances.keys, ahead, given.biases)
         dropout = self.dropout if self.training else 0.0
-        return ops.attend(scores, values[:, :, span], previous_attention=previous, dropout=dropout, want_lse=True)
+        return ops.attend(scores, values[:, :, span], previous_attention=given.previous, dropout=dropout, want_lse=True)
 
     def split(self, projected: Tensor) -> Tensor:
         """[B, n, H * d] -> [B, H, n, d]."""

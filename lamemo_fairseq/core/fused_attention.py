@@ -18,7 +18,7 @@ from torch import Tensor
 from .encodings import Biases
 from .fused_side import Flow, Saved, Side, Window, attend, gradients_of, write
 from .positions import AttentionGeometry
-from .softmax import Attention, full_precision, softmax_dtype
+from .softmax import Attention, full_precision, lse_of_largest, softmax_dtype
 
 
 class FusedAttention(NamedTuple):
@@ -118,8 +118,8 @@ class RelativeSoftmax(torch.autograd.Function):
             own = [theirs if ours is None else ours for ours, theirs in zip(right_vectors, left_vectors)]
             saved += tuple(attend(right, queries, (own[0], own[1]), *shared))
         by_head, lse, alpha = output.view(H, B, Q, d), None, None
-        if largest is not None:  # as in softmax.log_sum_exp
-            lse = (largest[0] - largest[1].to(softmax_dtype(queries.dtype)).log()).view(H, B, Q)
+        if largest is not None:
+            lse = lse_of_largest(*largest).view(H, B, Q)
         if right is not None:
             assert lse is not None and previous is not None
             alpha = merge(previous, by_head[:, :, right.rows], lse[:, :, right.rows])

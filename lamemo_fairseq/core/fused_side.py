@@ -147,7 +147,7 @@ def attend(
     """Softmax of (content·key + position·R) / sqrt(d), times values, into the rows of ``output`` [H * B, Q, d].
 
     ``largest`` [2, H * B, Q], where given, receives each row's largest score and largest weight, of which
-    ``softmax.log_sum_exp`` is made.
+    ``softmax.lse_of_largest`` is made.
 
     Args:
         side: the direction.

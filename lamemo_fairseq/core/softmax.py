@@ -54,8 +54,13 @@ def log_sum_exp(scores: Tensor, weights: Tensor) -> Tensor:
 
     Without a second pass of exponentials: p = exp(s - lse), read off at the largest weight.
     """
-    wide = softmax_dtype(scores.dtype)
-    return scores.detach().amax(-1).to(wide) - weights.detach().amax(-1).to(wide).log()
+    return lse_of_largest(scores.detach().amax(-1), weights.detach().amax(-1))
+
+
+def lse_of_largest(score: Tensor, weight: Tensor) -> Tensor:
+    """The log-sum-exp of scores [...], given the largest one and the largest of their weights."""
+    wide = softmax_dtype(score.dtype)
+    return score.to(wide) - weight.to(wide).log()
 
 
 def attend(
