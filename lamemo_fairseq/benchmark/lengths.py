@@ -1,17 +1,15 @@
 """A training step's time by memory length, for every kind in turns, beside the floor that the device itself sets."""
 
 import argparse
-import time
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.memory import KINDS
 from ..evaluation import plotting
-from .models import Sizes, clock, lower_quartile
-from .modes import rates
-from .paper import Setting, Training, floor_of_step
+from .models import Sizes, Times, lower_quartile
+from .modes import floor_seconds, rates
+from .paper import Setting, Training, counting_products
 from .table import Table
 
 HEAD = "memory type|memory|ms/step|CPU ms|TFLOP|floor ms|share of the floor".split("|")
@@ -45,22 +43,20 @@ def measure(options: argparse.Namespace, memory: int) -> Dict[str, Step]:
     for kind in KINDS:
         length = 0 if kind == "none" else memory
         trainings[kind] = Training(sizes.model(options, length, memory_type=kind, dropout=0.0), setting)
-        with FlopCounterMode(display=False) as counted:
+        with counting_products() as counted:
             trainings[kind].step()
         flops[kind] = counted.get_total_flops()
-    times: Dict[str, List[Tuple[float, float]]] = {kind: [] for kind in KINDS}
+    times = {kind: Times() for kind in KINDS}
     for _ in range(options.repeats):
         for kind, training in trainings.items():
             for _ in range(TURN):
-                began, worked = clock(options.device), time.process_time()
-                training.step()
-                times[kind].append((clock(options.device) - began, time.process_time() - worked))
+                times[kind].take(options.device, training.step)
     rate = rates(options.device, torch.float32)
     return {
         kind: Step(
-            lower_quartile([wall for wall, _ in found]),
-            lower_quartile([cpu for _, cpu in found]),
-            max(flops[kind] / rate["flops"], floor_of_step(trainings[kind].decoder, setting) / rate["bytes"]),
+            lower_quartile(found.wall),
+            lower_quartile(found.cpu),
+            floor_seconds(flops[kind], trainings[kind].decoder, setting, rate),
             flops[kind],
         )
         for kind, found in times.items()

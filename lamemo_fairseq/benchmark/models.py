@@ -3,8 +3,8 @@
 import argparse
 import resource
 import time
-from dataclasses import dataclass
-from typing import Any, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Callable, List, Sequence, Tuple
 
 import torch
 from fairseq.data import Dictionary
@@ -92,6 +92,21 @@ def peak_megabytes(device: str) -> float:
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # Linux counts kilobytes
+
+
+@dataclass
+class Times:
+    """Seconds of steps, on the wall's clock and of all threads together."""
+
+    wall: List[float] = field(default_factory=list)
+    cpu: List[float] = field(default_factory=list)
+
+    def take(self, device: str, step: Callable[[], Any]) -> None:
+        """Does a step, and notes its times."""
+        began, worked = clock(device), time.process_time()
+        step()
+        self.wall.append(clock(device) - began)
+        self.cpu.append(time.process_time() - worked)
 
 
 def lower_quartile(values: Sequence[float]) -> float:

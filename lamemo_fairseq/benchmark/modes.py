@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, List
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import UsageError
 from ..plugin.config import LaMemoConfig
 from ..plugin.decoder import LaMemoDecoder
 from .models import Sizes, clock, lower_quartile
-from .paper import Setting, Symbols, Training, floor_of_step
+from .paper import Setting, Symbols, Training, counting_products, floor_of_step
 from .table import Table
 
 MODES = ("eager", "compiled")
@@ -71,6 +70,11 @@ def rates(device: str, dtype: torch.dtype) -> Dict[str, float]:
     return {"flops": 2 * rows**3 / product, "bytes": 2 * flat.numel() * flat.element_size() / copy}
 
 
+def floor_seconds(flops: int, decoder: LaMemoDecoder, setting: Setting, rate: Dict[str, float]) -> float:
+    """The longer of the time of a step's products and of the bytes that no program can do without, at ``rates``."""
+    return max(flops / rate["flops"], floor_of_step(decoder, setting) / rate["bytes"])
+
+
 def measure(flags: Dict[str, Any], setting: Setting, dtype: str, device: str, repeats: int) -> Dict[str, Step]:
     """A step behind a full memory by mode: forward, loss and backward, each time the lower quartile.
 
@@ -83,13 +87,13 @@ def measure(flags: Dict[str, Any], setting: Setting, dtype: str, device: str, re
     try:
         decoder = LaMemoDecoder(cfg, Symbols(setting.words), setting.tokens).to(device, number)
         training = Training(decoder, setting)  # fills the memory, eagerly: one graph is made, not one per length
-        with FlopCounterMode(display=False) as flops:
+        with counting_products() as flops:
             training.step()
         rate = rates(device, number)
     except torch.cuda.OutOfMemoryError:
         return {mode: Step(failed="out of memory") for mode in MODES}
     operations = flops.get_total_flops()
-    floor = max(operations / rate["flops"], floor_of_step(decoder, setting) / rate["bytes"])
+    floor = floor_seconds(operations, decoder, setting, rate)
     failed: Dict[str, str] = {}
     seconds: Dict[str, List[float]] = {mode: [] for mode in MODES}
     peaks: Dict[str, int] = dict.fromkeys(MODES, 0)

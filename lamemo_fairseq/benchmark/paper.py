@@ -98,13 +98,18 @@ class Training:
         self.segment += 1
 
 
+def counting_products() -> FlopCounterMode:
+    """Torch's count of operations, with those products too that are added in place."""
+    flops = FlopCounterMode(display=False)
+    flops.flop_registry.update(IN_PLACE)
+    return flops
+
+
 def count_step(decoder: LaMemoDecoder, setting: Setting) -> Dict[str, float]:
     """What one step behind a full memory does: forward, loss and backward, no optimizer."""
     training = Training(decoder, setting)
     kernels_of_layer: List[int] = []
-    flops = FlopCounterMode(display=False)
-    flops.flop_registry.update(IN_PLACE)
-    with flops, Counting() as counting:
+    with counting_products() as flops, Counting() as counting:
         layer = decoder.layers[len(decoder.layers) // 2]
         hooks = [
             layer.register_forward_pre_hook(lambda *call: kernels_of_layer.append(-counting.counts.launched)),

@@ -9,18 +9,20 @@ import json
 import os
 import subprocess
 import sys
-import time
 import venv
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Sequence
 
 import torch
+from torch import Tensor
 
 from ..core.errors import UsageError
+from ..core.user_cache import user_cache
 from ..data.memory_store import MemoryStore
 from ..plugin.decoder import LaMemoDecoder
-from .models import Sizes, lower_quartile, update
+from .models import Sizes, Times, lower_quartile, update
 from .table import Table
 
 #: the last with TransfoXL
@@ -29,20 +31,6 @@ KINDS = ("recurrence", "lookahead")
 HEAD = "memory|TransfoXL ms|recurrence ms|ratio|look-ahead ms|ratio|CPU time: recurrence|CPU time: look-ahead"
 #: steps per turn and --repeats: in the first after a change the caches are cold
 TURN = 3
-
-
-@dataclass
-class Times:
-    """Seconds of steps, on the wall's clock and of all threads together."""
-
-    wall: List[float] = field(default_factory=list)
-    cpu: List[float] = field(default_factory=list)
-
-
-def cache_folder() -> Path:
-    """Where environments of peers stay."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "lamemo_fairseq" / "peers"
 
 
 def environment(folder: Path) -> Path:
@@ -123,12 +111,13 @@ class Ours:
         """``count`` steps more."""
         for _ in range(count):
             tokens, targets = torch.randint(4, self.sizes.words, (2, self.sizes.streams, self.sizes.segment))
-            began, worked = time.perf_counter(), time.process_time()
-            scores, _ = self.decoder(tokens, store=self.store, segment=self.segment)
-            update(self.decoder, self.optimizer, scores, targets)
-            self.segment += 1
-            times.wall.append(time.perf_counter() - began)
-            times.cpu.append(time.process_time() - worked)
+            times.take("cpu", partial(self.step, tokens, targets))
+
+    def step(self, tokens: Tensor, targets: Tensor) -> None:
+        """A training step on the next segment."""
+        scores, _ = self.decoder(tokens, store=self.store, segment=self.segment)
+        update(self.decoder, self.optimizer, scores, targets)
+        self.segment += 1
 
 
 def compare(options: argparse.Namespace, command: Sequence[str]) -> Table:
@@ -162,4 +151,4 @@ def peers(options: argparse.Namespace) -> Table:
     if options.device != "cpu":
         raise UsageError(f"peers: measured on a CPU alone: leave out --device {options.device}")
     script = Path(__file__).with_name("peer_transfoxl.py")
-    return compare(options, [str(environment(cache_folder())), str(script)])
+    return compare(options, [str(environment(user_cache() / "peers")), str(script)])

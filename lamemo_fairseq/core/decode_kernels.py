@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .compiled import cpp_compiler
 from .kv_cache import Cache
+from .user_cache import user_cache
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 #: rows up to which these functions are used: with more, products are bound by arithmetic, which torch does better
@@ -32,11 +33,6 @@ ROWS = 32
 FLAGS = "-O3 -march=native -fPIC -fopenmp -fassociative-math -fno-signed-zeros -fno-trapping-math -fno-math-errno"
 
 logger = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Where the library is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamemo_fairseq"
 
 
 def processor() -> bytes:
@@ -75,7 +71,7 @@ def compile_library(folder: Path) -> Path:
 def load() -> Optional[ctypes.CDLL]:
     """The compiled functions; None, said in a line of the log, where they cannot be made."""
     try:
-        library = ctypes.CDLL(str(compile_library(cache_folder())))
+        library = ctypes.CDLL(str(compile_library(user_cache())))
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         logger.info("single tokens are decoded by torch's operations, not by compiled code, which is faster: %s", error)
         return None

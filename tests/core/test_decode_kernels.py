@@ -2,6 +2,7 @@
 
 import logging
 import random
+from typing import Dict, List
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from family import KINDS, SEGMENT, make, text
 from lamemo_fairseq.core import decode_kernels
 from lamemo_fairseq.core.compiled import cpp_compiler
 from lamemo_fairseq.core.fast_decode import TransposedLinear
+from lamemo_fairseq.core.user_cache import user_cache
 
 compiles = pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler is found")
 
@@ -17,9 +19,14 @@ compiles = pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler is
 @compiles
 @torch.no_grad()
 def test_linear_layers() -> None:
-    """All shapes of blocks and rows: within four times what torch errs, from float64."""
+    """All shapes of blocks and rows: the worst error, of all cases, is within four times torch's, from float64.
+
+    Errors are in units of the terms' sizes. Not case by case: torch has a single number right to the last bit at times.
+    """
     library, draw = decode_kernels.load(), random.Random(0)
     assert library is not None
+    torch.manual_seed(0)
+    errors: Dict[str, List[float]] = {"torch": [], "compiled": []}
     for _ in range(60):
         rows, inner, outer = draw.randint(1, 9), draw.randint(1, 70), draw.choice([1, 15, 16, 63, 64, 65, 200])
         x, weight, residual = torch.randn(rows, inner), torch.randn(outer, inner), torch.randn(rows, outer)
@@ -29,7 +36,10 @@ def test_linear_layers() -> None:
         exact = TransposedLinear.of(weight.double(), None if bias is None else bias.double())(x.double(), **wide)
         plain = TransposedLinear.of(weight, bias)(x, **flags)
         got = decode_kernels.PackedLinear.of(library, weight, bias)(x, **flags)
-        assert (got - exact).abs().max() <= 4 * (plain - exact).abs().max() + 1e-6
+        size = x.double().abs() @ weight.double().abs().mT + 1
+        for name, found in (("torch", plain), ("compiled", got)):
+            errors[name].append(float(((found - exact).abs() / size).max()))
+    assert max(errors["compiled"]) <= 4 * max(errors["torch"]), errors
 
 
 def decode(decoder, tokens: torch.Tensor, prompt: int) -> torch.Tensor:
@@ -95,5 +105,5 @@ def test_without_a_compiler(monkeypatch, tmp_path, caplog) -> None:
 @compiles
 def test_threads_are_those_of_torch() -> None:
     """A second OpenMP library would bring threads of its own, that wait in loops for the same cores."""
-    path = decode_kernels.compile_library(decode_kernels.cache_folder())
+    path = decode_kernels.compile_library(user_cache())
     assert b"libgomp" not in path.read_bytes() and b"libomp" not in path.read_bytes()

@@ -51,7 +51,7 @@ FAST: List[Any] = [
 #: files of the core in which nothing is faster than its page reads: what is plain, and what holds or shapes data
 PLAIN = {
     *("__init__", "config", "documents", "errors", "free_memory", "memory/__init__", "pretrained", "probe"),
-    *("kv_cache", "memory/base"),
+    *("kv_cache", "memory/base", "user_cache"),
 }
 
 
