@@ -35,9 +35,11 @@ class LaMemoPresets(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called once, before anything is composed."""
-        package = find_spec("lamemo_fairseq")
         program = Path(sys.argv[0]).stem
-        if program not in (*PROGRAMS, *READERS) or package is None or package.origin is None:
+        if program not in (*PROGRAMS, *READERS):
+            return
+        package = find_spec("lamemo_fairseq")
+        if package is None or package.origin is None:
             return
         user_dir = Path(package.origin).resolve().parent
         if program in READERS:

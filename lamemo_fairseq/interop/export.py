@@ -33,6 +33,7 @@ from ..data.text_form import FILES
 from ..plugin.config import LaMemoConfig, MemoryLanguageModelingConfig, plain
 from ..plugin.recipes import fields
 from ..training.exported import PREFIX
+from ..training.saved_run import other_flags
 from .model_card import card, settings_of
 
 DICT = "dict.txt"
@@ -205,8 +206,7 @@ def check_types(kind: Any, values: Dict[str, Any], checkpoint: str) -> None:
     try:
         OmegaConf.merge(OmegaConf.structured(kind), values)
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"CHECKPOINT {checkpoint} has flags of another form in its `cfg`: {reason}") from error
+        raise other_flags(f"CHECKPOINT {checkpoint}", error) from error
 
 
 def own_values(config: Any) -> Dict[str, Any]:

@@ -74,7 +74,7 @@ from ..training import rank_checks as agreement
 from ..training.distributed import first_for_all
 from ..training.exported import is_exported, load_exported, weights_file
 from ..training.resume import StreamIterator
-from ..training.saved_run import check_form
+from ..training.saved_run import check_form, other_flags
 from ..training.train_step import check_room
 from .error_reporting import refuse_flag
 from .fairseq_logs import keep_newest_file
@@ -236,12 +236,8 @@ def patch_reading() -> None:
             files.check_is_file(path)
         try:
             models, cfg, task = load_ensemble(filenames, *arguments, **named)
-        except OmegaConfBaseException as error:  # flags of another type, or with a value that is none of theirs
-            reason = str(error).splitlines()[0]
-            raise UsageError(
-                f"{':'.join(filenames)} (or --model-overrides) has flags of another form in its `cfg`: {reason}; use "
-                "another one"
-            ) from error
+        except OmegaConfBaseException as error:
+            raise other_flags(f"{':'.join(filenames)} (or --model-overrides)", error) from error
         for model, path in zip(models, filenames):
             model.checkpoint_path = path
         return models, cfg, task

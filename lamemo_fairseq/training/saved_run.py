@@ -69,6 +69,11 @@ def start_of(cfg: Any, suffix: str) -> Start:
     return Start(cfg.finetune_from_model, False, False)
 
 
+def other_flags(what: str, error: Exception) -> UsageError:
+    """What is said where flags of a checkpoint are of another type, or have a value that is none of theirs."""
+    return UsageError(f"{what} has flags of another form in its `cfg`: {str(error).splitlines()[0]}; use another one")
+
+
 def peek(path: str) -> Any:
     """A checkpoint's content, read as little as torch allows; None where torch's safe loader refuses it.
 
